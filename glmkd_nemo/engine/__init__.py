@@ -1,0 +1,1 @@
+"""Engines: Megatron-Core on CPU or CUDA, the Lightning strategy, the optimizer wrapper."""

@@ -1,0 +1,51 @@
+"""A first run prints what the user needs and nothing else.
+
+NeMo, Megatron-Core and their telemetry warn at import about optional packages (Transformer Engine,
+Apex, Triton) that this project does not need. Only such messages are filtered here; warnings about
+the user's own run stay visible. ``GLMKD_DEBUG=1`` keeps everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+_MESSAGES = (
+    r".*[Tt]ransformer[ _][Ee]ngine.*",
+    r".*[Aa]pex is not installed.*",
+    r".*[Aa]pex.*is not available.*",
+    r".*Falling back to Torch Norm.*",
+    r".*pynvml package is deprecated.*",
+    r".*torch\.distributed\.reduce_op.*",
+    r".*Redirects are currently not supported.*",
+    r".*CUDA is not available.*",
+    r".*no CUDA.*",
+    r".*nv_one_logger.*",
+    r".*OneLogger.*",
+    r".*pkg_resources is deprecated.*",
+    r".*_all_gather_base.* is a private function.*",
+    r".*_reduce_scatter_base.* is a private function.*",
+)
+_LOGGERS = (
+    "nv_one_logger",
+    "nv_one_logger.api.config",
+    "nv_one_logger.core.internal.logging",
+    "nv_one_logger.training_telemetry.api.training_telemetry_provider",
+)
+
+
+def debugging() -> bool:
+    """Whether the user asked for everything (environment ``GLMKD_DEBUG=1``)."""
+    return os.environ.get("GLMKD_DEBUG", "0") not in ("", "0")
+
+
+def install() -> None:
+    """Silence import-time noise; must run before NeMo or Megatron-Core is imported. Idempotent."""
+    if debugging():
+        return
+    os.environ.setdefault("NEMO_LOG_LEVEL", "ERROR")
+    for message in _MESSAGES:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

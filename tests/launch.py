@@ -1,0 +1,141 @@
+"""Run one function on several gloo ranks of this machine, for tests of parallel code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.1
+
+
+class RankFailed(RuntimeError):
+    """A rank died or the time was up; the message ends with what the ranks printed."""
+
+
+def run_ranks(
+    fn_path: str, world: int, args: dict[str, Any] | None = None, timeout: int = 120
+) -> Any:
+    """Call ``function(**args)`` on ``world`` processes joined by gloo and return rank 0's result.
+
+    The ranks see torchrun's environment variables and an initialised default process group; one
+    process runs one thread. The first rank that fails stops the others at once.
+
+    Args:
+        fn_path: ``"package.module:function"``, importable from the root of the repository.
+        world: number of processes.
+        args: keyword arguments, picklable.
+        timeout: seconds for the whole run.
+
+    Raises:
+        RankFailed: with the failing rank's output.
+    """
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        files = [Path(folder, f"rank{rank}.log") for rank in range(world)]
+        result, request = Path(folder, "result.pkl"), Path(folder, "args.pkl")
+        request.write_bytes(pickle.dumps(args or {}))
+        port = _free_port()
+        processes = []
+        try:
+            for rank, file in enumerate(files):
+                command = [sys.executable, str(Path(__file__).resolve())]
+                command += [fn_path, str(request), str(result), str(timeout)]
+                with file.open("w") as output:
+                    processes.append(
+                        subprocess.Popen(
+                            command,
+                            env=_environment(rank, world, port),
+                            cwd=ROOT,
+                            stdout=output,
+                            stderr=subprocess.STDOUT,
+                            start_new_session=True,
+                        )
+                    )
+            _wait(processes, files, fn_path, timeout)
+        finally:
+            for process in processes:
+                _stop(process)
+        return pickle.loads(result.read_bytes())
+
+
+def _environment(rank: int, world: int, port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def _wait(
+    processes: list[subprocess.Popen[bytes]], files: list[Path], name: str, timeout: int
+) -> None:
+    end = time.monotonic() + timeout
+    while True:
+        codes = [process.poll() for process in processes]
+        if any(codes):
+            time.sleep(5 * POLL_SECONDS)  # the cause may be on a rank that is still writing
+            raise RankFailed(f"{name}: a rank failed {codes}\n{_tails(files)}")
+        if all(code == 0 for code in codes):
+            return
+        if time.monotonic() > end:
+            raise RankFailed(f"{name}: no end after {timeout} s {codes}\n{_tails(files)}")
+        time.sleep(POLL_SECONDS)
+
+
+def _tails(files: list[Path]) -> str:
+    return "\n".join(f"[{f.stem}] {f.read_text(errors='replace')[-3000:]}" for f in files)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _rank_main(fn_path: str, request: str, result: str, timeout: str) -> None:
+    import torch.distributed as dist
+
+    import glmkd_nemo  # noqa: F401  (patches for machines without CUDA)
+
+    module, function = fn_path.split(":")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=int(timeout)))
+    value = getattr(importlib.import_module(module), function)(
+        **pickle.loads(Path(request).read_bytes())
+    )
+    if dist.get_rank() == 0:
+        Path(result).write_bytes(pickle.dumps(value))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    try:
+        _rank_main(*sys.argv[1:])
+    except Exception:  # noqa: BLE001  (printed, and the process ends with code 1)
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # do not wait for peers that wait for us
