@@ -1,0 +1,52 @@
+"""The few tensor-parallel helpers that losses need. Nothing above ``losses.py`` imports them."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from torch import Tensor
+
+
+def tp_size() -> int:
+    """Number of tensor-parallel ranks."""
+    return int(parallel_state.get_tensor_model_parallel_world_size())
+
+
+def tp_rank() -> int:
+    """This rank's place among the tensor-parallel ranks."""
+    return int(parallel_state.get_tensor_model_parallel_rank())
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum over tensor-parallel ranks; in the backward each rank gets the gradient as it is.
+
+    Right wherever what follows is computed by all ranks alike.
+    """
+    return tensor_parallel.reduce_from_tensor_model_parallel_region(x)
+
+
+def shared(x: Tensor) -> Tensor:
+    """The identity; in the backward the gradient is summed over the ranks.
+
+    For a replicated tensor that each rank uses on its own shard only.
+    """
+    return tensor_parallel.copy_to_tensor_model_parallel_region(x)
+
+
+@torch.no_grad()
+def all_max(x: Tensor) -> Tensor:
+    """Maximum over tensor-parallel ranks, without gradient."""
+    x = x.detach().clone()
+    if tp_size() > 1:
+        torch.distributed.all_reduce(
+            x,
+            op=torch.distributed.ReduceOp.MAX,
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+    return x
+
+
+@torch.no_grad()
+def all_gather_last(x: Tensor) -> Tensor:
+    """Concatenation over tensor-parallel ranks along the last axis, without gradient."""
+    return tensor_parallel.gather_from_tensor_model_parallel_region(x.detach().contiguous())

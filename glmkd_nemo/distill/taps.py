@@ -1,0 +1,188 @@
+"""Taps: named tensors of a forward pass, handed out without touching the model's outputs.
+
+``tap(x, name, layer)`` is the identity. While a :func:`record` context is open it also gives ``x``
+to the recorder, if asked for. Names are ours and do not follow Megatron-Core's internals:
+
+======================  ===================  =============================================
+name                    shape handed out     what it is
+======================  ===================  =============================================
+``embedding``           ``[b, s, h]``        sum of the embeddings, input of layer 0
+``hidden``              ``[b, s, h]``        output of layer ``i``'s input layernorm
+``query key value``     ``[b, n, s, d]``     of layer ``i``, this rank's heads
+``scores``              ``[b, n, s, s]``     attention before softmax, masked entries -65504
+``probs``               ``[b, n, s, s]``     attention after softmax
+``output``              ``[b, s, h]``        output of the final layernorm
+``logits``              a ``Logits`` handle  prediction head, not yet multiplied out
+======================  ===================  =============================================
+
+Layers are counted from 0 over the whole model; ``embedding``, ``output`` and ``logits`` have layer
+``None``. Under sequence parallelism ``[b, s, h]`` taps are gathered here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from megatron.core import tensor_parallel
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+TapKey = tuple[str, int | None]
+
+HEADS, VOCAB = "head", "vocab"
+SHARDING: dict[str, str | None] = {
+    "embedding": None,
+    "hidden": None,
+    "output": None,
+    "query": HEADS,
+    "key": HEADS,
+    "value": HEADS,
+    "scores": HEADS,
+    "probs": HEADS,
+    "logits": VOCAB,
+}
+WHOLE_MODEL = ("embedding", "output", "logits")
+
+
+class Tap(NamedTuple):
+    """A tapped tensor and how tensor parallelism shards it (``None``, ``"head"``)."""
+
+    value: Tensor
+    shard: str | None = None
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Tap:
+        """The same tap with ``fn`` applied to its tensor."""
+        return Tap(fn(self.value), self.shard)
+
+
+def check_keys(keys: Iterable[TapKey], num_layers: int) -> None:
+    """Refuses keys that no forward pass will ever serve.
+
+    Raises:
+        ValueError: an unknown name, or a layer that the model does not have.
+    """
+    for name, layer in keys:
+        if name not in SHARDING:
+            raise ValueError(f"no tap is called {name!r}; there are {', '.join(SHARDING)}.")
+        if (layer is None) != (name in WHOLE_MODEL):
+            raise ValueError(f"tap {name!r} {'has no' if layer is not None else 'needs a'} layer.")
+        if layer is not None and not 0 <= layer < num_layers:
+            raise ValueError(f"tap {name!r} of layer {layer}: the model has {num_layers} layers.")
+
+
+class Recorder:
+    """Collects the wanted taps of one forward pass of one model (or one pipeline stage of it)."""
+
+    def __init__(self, want: Iterable[TapKey], sequence_parallel: bool, replay: bool) -> None:
+        self.want = frozenset(want)
+        self.values: dict[TapKey, Any] = {}
+        self._sequence_parallel = sequence_parallel
+        self._replay = replay
+
+    def put(self, key: TapKey, x: Any) -> None:
+        """Keeps ``x``; in a replay (recompute in the backward) only the same operations run."""
+        if key in self.values and not self._replay:
+            raise RuntimeError(f"tap {key} was reached twice in one forward pass")
+        self.values[key] = self._lay_out(x, *key)
+
+    def _lay_out(self, x: Any, name: str, layer: int | None) -> Any:
+        if name == "logits":
+            return x
+        if SHARDING[name] is not None:
+            return Tap(x, SHARDING[name])
+        if self._sequence_parallel:
+            # the loss on it is computed by every rank alike, so the gradient is not to be summed
+            x = tensor_parallel.gather_from_sequence_parallel_region(
+                x, tensor_parallel_output_grad=False
+            )
+        return Tap(x.transpose(0, 1))
+
+
+_recorder: ContextVar[Recorder | None] = ContextVar("glmkd_nemo_recorder", default=None)
+
+
+def tap(x: Tensor, name: str, layer: int | None = None) -> Tensor:
+    """The identity on ``x``; an open recorder that wants ``(name, layer)`` gets it."""
+    recorder = _recorder.get()
+    if recorder is not None and (name, layer) in recorder.want:
+        recorder.put((name, layer), x)
+    return x
+
+
+def wanted(name: str, layer: int | None = None) -> bool:
+    """Whether an open recorder wants this tap (so that a fused kernel has to step aside)."""
+    recorder = _recorder.get()
+    return recorder is not None and (name, layer) in recorder.want
+
+
+def put_logits(logits: Any) -> None:
+    """Gives the handle of the prediction head to an open recorder that wants it."""
+    recorder = _recorder.get()
+    if recorder is not None and ("logits", None) in recorder.want:
+        recorder.put(("logits", None), logits)
+
+
+@contextmanager
+def record(
+    want: Iterable[TapKey], sequence_parallel: bool = False
+) -> Iterator[dict[TapKey, Any]]:
+    """Records the taps of one forward pass run inside the context.
+
+    Args:
+        want: keys that this stage of the model will reach.
+        sequence_parallel: whether the model runs with it.
+
+    Yields:
+        A dict, filled during the pass: :class:`Tap` by key, or a ``Logits`` handle.
+
+    Raises:
+        KeyError: on leaving, a wanted key that was never reached (misspelt, or a fused layer).
+    """
+    recorder = Recorder(want, sequence_parallel, replay=False)
+    token = _recorder.set(recorder)
+    try:
+        yield recorder.values
+    finally:
+        _recorder.reset(token)
+    if missing := recorder.want - recorder.values.keys():
+        raise KeyError(f"never tapped: {sorted(missing, key=str)}")
+
+
+def recomputed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs ``fn`` without keeping its activations; they are recomputed in the backward.
+
+    Tensors tapped inside keep their gradient: the checkpoint is not re-entrant. The recompute
+    takes the same branches as the forward did (the same taps are wanted) and draws the same dropout.
+    """
+    recorder = _recorder.get()
+    want = recorder.want if recorder is not None else frozenset()
+    sp = recorder._sequence_parallel if recorder is not None else False
+    tracker = tensor_parallel.get_cuda_rng_tracker()
+    before = tracker.get_states()
+
+    @contextmanager
+    def forward() -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def backward() -> Iterator[None]:
+        now = tracker.get_states()
+        tracker.set_states(before)
+        token = _recorder.set(Recorder(want, sp, replay=True))
+        try:
+            yield
+        finally:
+            _recorder.reset(token)
+            tracker.set_states(now)
+
+    return checkpoint(
+        fn, *args, use_reentrant=False, context_fn=lambda: (forward(), backward()), **kwargs
+    )
+
+
+def as_tap(x: Tap | Tensor) -> Tap:
+    """A plain tensor as an unsharded tap."""
+    return x if isinstance(x, Tap) else Tap(x)

@@ -1,0 +1,252 @@
+"""Configuration of a GLM: Megatron-Core's ``TransformerConfig`` plus what is particular to GLM.
+
+GLM: General Language Model Pretraining with Autoregressive Blank Infilling (arXiv 2103.10360).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+RECOMPUTE = (None, "full", "selective")
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """GELU in its tanh form, the one that GLM was trained with (any shape in, same shape out)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def pipeline_layout(split: list[int]) -> list[list[str]]:
+    """Megatron-Core's pipeline layout for ``split[k]`` layers on stage ``k``.
+
+    The embedding stands before the first layer and the loss after the last one.
+    """
+    rows = [["decoder"] * n for n in split]
+    rows[0].insert(0, "embedding")
+    rows[-1].append("loss")
+    return rows
+
+
+def even_split(num_layers: int, stages: int) -> list[int]:
+    """Layers per stage, as even as can be, the earlier stages getting the remainder.
+
+    Raises:
+        ValueError: there are fewer layers than stages.
+    """
+    if num_layers < stages:
+        raise ValueError(
+            f"{num_layers} layers cannot be spread over {stages} pipeline stages: lower "
+            "pipeline_model_parallel_size or take a deeper model."
+        )
+    return [num_layers // stages + (k < num_layers % stages) for k in range(stages)]
+
+
+@dataclass
+class GLMConfig(TransformerConfig):
+    """All that is needed to build a :class:`~glmkd_nemo.models.glm.GLMModel`.
+
+    Fields that ``TransformerConfig`` has keep its names and meaning; these are added:
+
+    Attributes:
+        vocab_size: real size of the vocabulary, command tokens included, padding excluded.
+        max_position_embeddings: largest position; the two tables have one row more (GLM's own).
+        make_vocab_size_divisible_by: the vocabulary is padded to a multiple of this and of TP.
+        attention_scale: GLM divides queries by it and multiplies scores back after subtracting
+            their maximum; softmax is unchanged, tapped scores are shifted as in the original.
+        embedding_dropout: probability of dropping an element of the summed embeddings.
+        recompute: activation recompute: ``None``, ``"full"`` (whole layers) or ``"selective"``
+            (attention only). Megatron-Core's own recompute is re-entrant and would cut tapped
+            tensors off the graph, so ours replaces it (see ``layers.py``).
+        recompute_layers: number of leading layers of a stage to recompute, ``None`` for all.
+        transformer_engine: use Transformer Engine's fused layers where no tensor is tapped.
+        embedding_size, share_layers, bottleneck_size, mapped_vocab_size: place of ALBERT's
+            factorised embedding and cross-layer sharing, MobileBERT's inverted bottleneck and
+            GLMD's vocabulary map.
+
+    Raises:
+        ValueError: a value that cannot work, with the remedy.
+    """
+
+    vocab_size: int = 0
+    max_position_embeddings: int = 512
+    make_vocab_size_divisible_by: int = 128
+    attention_scale: float = 1.0
+    embedding_dropout: float = 0.1
+    recompute: str | None = None
+    recompute_layers: int | None = None
+    transformer_engine: bool = False
+    embedding_size: int | None = None
+    share_layers: bool = False
+    bottleneck_size: int | None = None
+    mapped_vocab_size: int | None = None
+
+    activation_func: Callable[[torch.Tensor], torch.Tensor] = gelu_tanh
+    bias_activation_fusion: bool = False
+    gradient_accumulation_fusion: bool = False
+    masked_softmax_fusion: bool = False
+    persist_layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        self._refuse_impossible()
+        if self.pipeline_model_parallel_size > 1 and self.pipeline_model_parallel_layout is None:
+            split = even_split(self.num_layers, self.pipeline_model_parallel_size)
+            self.pipeline_model_parallel_layout = pipeline_layout(split)
+        super().__post_init__()
+
+    def _refuse_impossible(self) -> None:
+        if self.vocab_size < 1:
+            raise ValueError("vocab_size must be set: it is the tokenizer's, command tokens in.")
+        if self.recompute not in RECOMPUTE:
+            raise ValueError(f"recompute is {self.recompute!r}; it may be one of {RECOMPUTE}.")
+        tp = self.tensor_model_parallel_size
+        for name in ("num_attention_heads", "hidden_size"):
+            if getattr(self, name) % tp:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is not divisible by "
+                    f"tensor_model_parallel_size = {tp}: choose a divisor of it."
+                )
+        if self.sequence_parallel and tp == 1:
+            raise ValueError(
+                "sequence_parallel needs tensor_model_parallel_size > 1: set it, or "
+                "sequence_parallel=false."
+            )
+        waiting = {
+            "embedding_size": self.embedding_size,
+            "share_layers": self.share_layers or None,
+            "bottleneck_size": self.bottleneck_size,
+            "mapped_vocab_size": self.mapped_vocab_size,
+        }
+        if set_ones := [name for name, value in waiting.items() if value is not None]:
+            raise ValueError(
+                f"{', '.join(set_ones)}: this version builds plain GLM only; leave it unset."
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the word embedding over all tensor-parallel ranks."""
+        multiple = math.lcm(self.make_vocab_size_divisible_by, self.tensor_model_parallel_size)
+        return -(-self.vocab_size // multiple) * multiple
+
+    @property
+    def split(self) -> list[int]:
+        """Number of layers on each pipeline stage."""
+        layout: Any = self.pipeline_model_parallel_layout
+        if layout is None:
+            return [self.num_layers]
+        stages = range(self.pipeline_model_parallel_size)
+        return [layout.get_num_layers_to_build(pp_rank=k, vp_stage=0) for k in stages]
+
+
+def glm_config_from_cfg(
+    cfg: Mapping[str, Any],
+    vocab_size: int,
+    *,
+    parallel: Mapping[str, Any] | None = None,
+    split: list[int] | None = None,
+) -> GLMConfig:
+    """Builds the configuration of a model from the ``model`` section of the YAML.
+
+    Args:
+        cfg: the ``model`` section, NeMo's key names.
+        vocab_size: real size of the tokenizer's vocabulary.
+        parallel: where TP, PP, SP and precision are taken from (default: ``cfg``). A teacher takes
+            them from its student.
+        split: layers per pipeline stage (default: even).
+
+    Raises:
+        ValueError: impossible sizes, or fp8 without Transformer Engine.
+    """
+    par = cfg if parallel is None else parallel
+    pp = par.get("pipeline_model_parallel_size", 1)
+    dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(_precision(par), torch.float32)
+    on_gpu = torch.cuda.is_available()
+    return GLMConfig(
+        num_layers=cfg["num_layers"],
+        hidden_size=cfg["hidden_size"],
+        ffn_hidden_size=cfg.get("ffn_hidden_size") or 4 * cfg["hidden_size"],
+        num_attention_heads=cfg["num_attention_heads"],
+        vocab_size=vocab_size,
+        max_position_embeddings=cfg["max_position_embeddings"],
+        make_vocab_size_divisible_by=cfg.get("make_vocab_size_divisible_by", 128),
+        attention_scale=cfg.get("attention_scale", 1.0),
+        hidden_dropout=cfg.get("hidden_dropout", 0.1),
+        attention_dropout=cfg.get("attention_dropout", 0.1),
+        embedding_dropout=cfg.get("embedding_dropout", cfg.get("hidden_dropout", 0.1)),
+        layernorm_epsilon=cfg.get("layernorm_epsilon", 1e-5),
+        init_method_std=cfg.get("init_method_std", 0.02),
+        tensor_model_parallel_size=par.get("tensor_model_parallel_size", 1),
+        pipeline_model_parallel_size=pp,
+        sequence_parallel=par.get("sequence_parallel", False),
+        pipeline_model_parallel_layout=pipeline_layout(split) if split and pp > 1 else None,
+        pipeline_dtype=dtype if pp > 1 else None,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        recompute=cfg.get("activations_checkpoint_granularity"),
+        recompute_layers=_recompute_layers(cfg),
+        transformer_engine=use_transformer_engine(cfg.get("transformer_engine")),
+        use_cpu_initialization=not on_gpu,
+        bias_dropout_fusion=on_gpu,
+        embedding_size=cfg.get("embedding_size"),
+        share_layers=cfg.get("share_layers", False),
+        bottleneck_size=cfg.get("bottleneck"),
+        mapped_vocab_size=cfg.get("vocab_map"),
+        **_fp8(cfg),
+    )
+
+
+def use_transformer_engine(wanted: bool | None) -> bool:
+    """Whether to build Transformer Engine's layers: ``None`` means where it is present.
+
+    Raises:
+        ValueError: it is asked for and absent.
+    """
+    from megatron.core.transformer.transformer_block import HAVE_TE
+
+    if wanted and not HAVE_TE:
+        raise ValueError(
+            "transformer_engine=true, but Transformer Engine cannot be imported: install the "
+            "extra `te` on a CUDA machine or set model.transformer_engine=false."
+        )
+    return HAVE_TE if wanted is None else wanted
+
+
+def _precision(cfg: Mapping[str, Any]) -> str:
+    name = str(cfg.get("precision", "32")).lower()
+    for prefix in ("bf16", "16", "32"):
+        if name.startswith(prefix) or name == f"fp{prefix}":
+            return prefix
+    raise ValueError(f"precision {name!r} is unknown: 32, bf16 or 16 (fp16).")
+
+
+def _recompute_layers(cfg: Mapping[str, Any]) -> int | None:
+    method = cfg.get("activations_checkpoint_method")
+    if method not in (None, "uniform", "block"):
+        raise ValueError(
+            f"activations_checkpoint_method {method!r} is unknown: uniform (all layers) or block "
+            "(the first activations_checkpoint_num_layers of each stage)."
+        )
+    return cfg.get("activations_checkpoint_num_layers") if method == "block" else None
+
+
+def _fp8(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """fp8 settings; without Transformer Engine Megatron-Core would ignore them in silence."""
+    if not cfg.get("fp8"):
+        return {}
+    if not use_transformer_engine(cfg.get("transformer_engine")):
+        raise ValueError(
+            "fp8=true needs Transformer Engine, which cannot be imported or is switched off: "
+            "install the extra `te` on a CUDA machine, or set model.fp8=false."
+        )
+    return {
+        "fp8": "e4m3" if cfg.get("fp8_e4m3") else "hybrid",
+        "fp8_margin": cfg.get("fp8_margin", 0),
+        "fp8_amax_history_len": cfg.get("fp8_amax_history_len", 1024),
+        "fp8_amax_compute_algo": cfg.get("fp8_amax_compute_algo", "max"),
+    }

@@ -1,0 +1,122 @@
+"""GLM on Megatron-Core (arXiv 2103.10360): one pipeline stage of it, or all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.transformer.enums import ModelType
+from megatron.core.transformer.transformer_block import TransformerBlock
+from torch import Tensor
+
+from glmkd_nemo.distill.taps import put_logits, tap
+from glmkd_nemo.models.attention import prefix_mask
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.embedding import GLMEmbedding
+from glmkd_nemo.models.layer_spec import block_spec
+from glmkd_nemo.models.logits import Logits
+
+
+class GLMModel(LanguageModule):
+    """Embedding, pre-layernorm transformer with prefix attention, head tied to the embedding.
+
+    Args:
+        config: sizes and parallelism.
+        pre_process: whether this stage has the embedding.
+        post_process: whether this stage has the final layernorm and the head.
+        tapped_layers: global indices of layers of which a tensor will be tapped.
+    """
+
+    def __init__(
+        self,
+        config: GLMConfig,
+        pre_process: bool = True,
+        post_process: bool = True,
+        tapped_layers: Collection[int] = (),
+    ) -> None:
+        super().__init__(config=config)
+        self.pre_process, self.post_process = pre_process, post_process
+        self.share_embeddings_and_output_weights = True
+        self.model_type = ModelType.encoder_or_decoder
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        first = sum(config.split[:stage])
+        self.layers = range(first, first + config.split[stage])
+        if pre_process:
+            self.embedding = GLMEmbedding(config)
+        self.decoder = TransformerBlock(
+            config=config,
+            spec=block_spec(config, self.layers, tapped_layers),
+            pre_process=pre_process,
+            post_process=post_process,
+        )
+        if post_process:
+            self.output_layer = tensor_parallel.ColumnParallelLinear(
+                config.hidden_size,
+                config.padded_vocab_size,
+                config=config,
+                init_method=config.init_method,
+                bias=False,
+                gather_output=False,
+                skip_weight_param_allocation=pre_process,
+            )
+        if pre_process or post_process:
+            self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Receives the activation of the stage before (called by Megatron-Core's schedules)."""
+        one = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
+        self.decoder.set_input_tensor(one)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+        materialize: bool = True,
+    ) -> Any:
+        """Runs this stage.
+
+        Args:
+            input_ids: ``[b, s]``.
+            position_ids: ``[b, 2, s]``, positions and block positions.
+            attention_mask: ``[b]`` (sep), ``[b, s, s]`` or ``[b, 1, s, s]``, see
+                :func:`~glmkd_nemo.models.attention.prefix_mask`.
+            labels: ``[b, s]``; with them the per-token loss is returned.
+            materialize: ``False`` returns the :class:`Logits` handle instead of logits.
+
+        Returns:
+            Inner stage: ``[s, b, h]`` (``[s / TP, b, h]`` under sequence parallelism). Last stage:
+            logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``.
+        """
+        h_sbh = None
+        if self.pre_process:
+            h_sbh = tap(self.embedding(input_ids, position_ids), "embedding")
+        mask = prefix_mask(attention_mask, input_ids.shape[1])
+        h_sbh = self.decoder(h_sbh, mask)
+        if not self.post_process:
+            return h_sbh
+        logits = self._head(tap(h_sbh, "output"))
+        put_logits(logits)
+        if labels is not None:
+            from glmkd_nemo.distill.losses import cross_entropy
+
+            return cross_entropy(logits.all(), labels, logits.columns.start)
+        return logits.all() if materialize else logits
+
+    def _head(self, h_sbh: Tensor) -> Logits:
+        return Logits(
+            h_sbh,
+            self.shared_embedding_or_output_weight(),
+            self.config.vocab_size,
+            self.config.sequence_parallel,
+        )
+
+    @torch.no_grad()
+    def num_parameters(self) -> int:
+        """Parameters of this rank's shard; the tied head is counted once, with the embedding."""
+        head = 0 if self.pre_process or not self.post_process else self.output_layer.weight.numel()
+        return sum(p.numel() for p in self.parameters()) - head

@@ -1,0 +1,40 @@
+"""A GLM transformer layer: Megatron-Core's, with taps and a recompute that keeps them on the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
+
+from glmkd_nemo.distill.taps import recomputed, tap
+
+
+class GLMLayer(TransformerLayer):
+    """Pre-layernorm layer that taps ``hidden`` (the output of its input layernorm)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.input_layernorm, IdentityOp):  # not fused into the QKV projection
+            self.input_layernorm.register_forward_hook(self._tap_hidden)
+
+    def _tap_hidden(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return tap(output, "hidden", self.layer_number - 1)
+
+    def _recomputes(self) -> bool:
+        if self.config.recompute != "full" or not self.training or not torch.is_grad_enabled():
+            return False
+        first_here = sum(self.config.split[: self._stage()])
+        count = self.config.recompute_layers
+        return count is None or self.layer_number - 1 - first_here < count
+
+    def _stage(self) -> int:
+        return torch.distributed.get_rank(self.pg_collection.pp)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Megatron-Core's forward, recomputed in the backward where the configuration says so."""
+        if self._recomputes():
+            return recomputed(super().forward, *args, **kwargs)
+        return super().forward(*args, **kwargs)
