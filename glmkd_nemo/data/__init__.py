@@ -1,0 +1,1 @@
+"""Tokenizers, indexed corpora, blank infilling and loading."""

@@ -1,0 +1,198 @@
+"""Text vocabularies on HF `tokenizers`, `transformers` and `sentencepiece`: text <-> ids only.
+
+Each class knows nothing of GLM; `tokenizer.GLMTokenizer` adds the command tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Vocabulary(Protocol):
+    """What `GLMTokenizer` needs of a vocabulary."""
+
+    size: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: list[int]) -> str: ...
+    def token(self, token_id: int) -> str: ...
+    def is_word_start(self, token_id: int) -> bool: ...
+    def tokens(self) -> list[str]: ...
+    def save(self, folder: Path) -> None: ...
+
+
+def find_file(path: str | None, names: tuple[str, ...], kind: str) -> Path:
+    """The vocabulary file at `path`, or inside it where `path` is a folder.
+
+    Raises:
+        ValueError: no path given.
+        FileNotFoundError: nothing at `path`, or a folder without any of `names`.
+    """
+    if not path:
+        raise ValueError(f"tokenizer.path is not set: give the {kind} ({' or '.join(names)})")
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    if given.is_dir():
+        for name in names:
+            if (given / name).is_file():
+                return given / name
+        found = sorted(p.name for p in given.iterdir())[:8]
+        raise FileNotFoundError(
+            f"tokenizer.path={given}: no {' or '.join(names)} in this folder (it holds {found}); "
+            f"give the {kind}"
+        )
+    raise FileNotFoundError(
+        f"tokenizer.path={given} does not exist; give the {kind}, or type=huggingface with a model "
+        "name, or train one with glmkd_nemo.data.tokenizer.train_wordpiece"
+    )
+
+
+class WordPiece:
+    """BERT WordPiece from a `vocab.txt`, one token a line."""
+
+    REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+    def __init__(self, path: str | None, lower_case: bool = True) -> None:
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+        file = find_file(path, ("vocab.txt",), "WordPiece vocab.txt")
+        self._tokens = _read_vocab_txt(file, self.REQUIRED)
+        self.vocab = {token: i for i, token in enumerate(self._tokens)}
+        self.size = len(self._tokens)
+        self.lower_case = lower_case
+        model = models.WordPiece(self.vocab, unk_token="[UNK]", max_input_chars_per_word=100)
+        self._engine = Tokenizer(model)
+        self._engine.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+        self._engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._engine.decoder = decoders.WordPiece(cleanup=False)
+
+    def encode(self, text: str) -> list[int]:
+        return self._engine.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Words joined by single blanks; a piece (##) joins the word before it."""
+        words: list[str] = []
+        for token in (self._tokens[i] for i in ids):
+            if token.startswith("##") and words:
+                words[-1] += token[2:]
+            else:
+                words.append(token)
+        return " ".join(words)
+
+    def token(self, token_id: int) -> str:
+        return self._tokens[token_id]
+
+    def is_word_start(self, token_id: int) -> bool:
+        return not self._tokens[token_id].startswith("##")
+
+    def tokens(self) -> list[str]:
+        return self._tokens
+
+    def save(self, folder: Path) -> None:
+        (folder / "vocab.txt").write_text("\n".join(self._tokens) + "\n", encoding="utf-8")
+
+
+def _read_vocab_txt(file: Path, required: Iterable[str]) -> list[str]:
+    try:
+        tokens = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a WordPiece vocab.txt: not UTF-8 ({error})") from error
+    tokens = [token.rstrip("\r") for token in tokens]
+    missing = [token for token in required if token not in tokens]
+    if missing:
+        raise ValueError(
+            f"{file} is not a BERT WordPiece vocabulary: {', '.join(missing)} missing "
+            f"({len(tokens)} lines read); give a vocab.txt with one token a line"
+        )
+    if len(set(tokens)) != len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        raise ValueError(f"{file}: token {twice!r} occurs twice; ids would be ambiguous")
+    return tokens
+
+
+class ByteLevelBPE:
+    """GPT-2 BPE from a vocabulary (JSON) and a merges file (text)."""
+
+    def __init__(self, path: str | None) -> None:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+        self._vocab_file = find_file(path, ("vocab.json", "gpt2-vocab.json"), "GPT-2 vocab.json")
+        name = self._vocab_file.name.replace("vocab.json", "merges.txt")
+        self._merges_file = self._vocab_file.with_name(name)
+        if self._merges_file == self._vocab_file or not self._merges_file.is_file():
+            raise FileNotFoundError(
+                f"GPT-2 merges file missing: {self._merges_file} must lie beside {self._vocab_file}"
+            )
+        try:
+            self.vocab: dict[str, int] = json.loads(self._vocab_file.read_text(encoding="utf-8"))
+            model = models.BPE.from_file(str(self._vocab_file), str(self._merges_file))
+        except Exception as error:  # the Rust side raises bare Exception
+            raise ValueError(
+                f"{self._vocab_file} and {self._merges_file} are not a GPT-2 vocabulary: {error}"
+            ) from error
+        if "<|endoftext|>" not in self.vocab:
+            raise ValueError(f"{self._vocab_file} is not GPT-2's: <|endoftext|> missing")
+        self._tokens = sorted(self.vocab, key=self.vocab.__getitem__)
+        self.size = len(self._tokens)
+        self._engine = Tokenizer(model)
+        self._engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._engine.decoder = decoders.ByteLevel()
+
+    def encode(self, text: str) -> list[int]:
+        return self._engine.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self._engine.decode(ids, skip_special_tokens=False)
+
+    def token(self, token_id: int) -> str:
+        """The token with its byte alphabet undone for blanks and line ends."""
+        return self._tokens[token_id].replace("Ġ", " ").replace("Ċ", "\n")
+
+    def is_word_start(self, token_id: int) -> bool:
+        return self._tokens[token_id][:1] in ("Ġ", "Ċ")
+
+    def tokens(self) -> list[str]:
+        return self._tokens
+
+    def save(self, folder: Path) -> None:
+        shutil.copyfile(self._vocab_file, folder / "vocab.json")
+        shutil.copyfile(self._merges_file, folder / "merges.txt")
+
+
+class SentencePiece:
+    """A SentencePiece model, e.g. the one of the Chinese GLM checkpoints (cog-pretrain.model)."""
+
+    NAMES = ("tokenizer.model", "cog-pretrain.model", "spiece.model")
+
+    def __init__(self, path: str | None) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._file = find_file(path, self.NAMES, "SentencePiece model")
+        try:
+            self._engine: Any = SentencePieceProcessor(model_file=str(self._file))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{self._file} is not a SentencePiece model: {error}") from error
+        self.size = int(self._engine.vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._engine.encode(text))
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._engine.decode(ids))
+
+    def token(self, token_id: int) -> str:
+        return str(self._engine.id_to_piece(token_id))
+
+    def is_word_start(self, token_id: int) -> bool:
+        return self.token(token_id).startswith("▁")
+
+    def tokens(self) -> list[str]:
+        return [self.token(i) for i in range(self.size)]
+
+    def save(self, folder: Path) -> None:
+        shutil.copyfile(self._file, folder / "tokenizer.model")
