@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Torch goes first and pinned: an unpinned `torch` may pull gigabytes of CUDA that nobody uses here.
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --no-input
 
 .PHONY: help venv demo test test-slow lint format docs clean
 

@@ -131,24 +131,38 @@ def test_no_path_of_one_machine() -> None:
     check(rows)
 
 
-def public(module: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Public functions and classes of a module, and the public methods of its classes."""
+def documented_methods() -> dict[str, set[str]]:
+    """Class name -> its methods with a docstring, own or of a base class in this package."""
+    classes = [n for p in PACKAGE for n in ast.walk(tree(p)) if isinstance(n, ast.ClassDef)]
+    known = {
+        c.name: {m.name for m in c.body if isinstance(m, FunctionNode) and ast.get_docstring(m)}
+        for c in classes
+    }
+    for _ in range(4):  # more levels of inheritance than there are
+        for c in classes:
+            for base in c.bases:
+                known[c.name] |= known.get(ast.unparse(base).split("[")[0].split(".")[-1], set())
+    return known
+
+
+def public(module: ast.Module, known: dict[str, set[str]]) -> Iterator[tuple[str, ast.AST, bool]]:
+    """(name, node, documented) of the public functions, classes and methods of a module."""
     for node in module.body:
         if not isinstance(node, FunctionNode | ast.ClassDef) or node.name.startswith("_"):
             continue
-        yield node.name, node
+        yield node.name, node, bool(ast.get_docstring(node))
         if isinstance(node, ast.ClassDef):
             for item in node.body:
                 if isinstance(item, FunctionNode) and not item.name.startswith("_"):
-                    yield f"{node.name}.{item.name}", item
+                    yield f"{node.name}.{item.name}", item, item.name in known[node.name]
 
 
 def test_public_api_has_docstrings() -> None:
-    total, missing = 0, []
+    known, total, missing = documented_methods(), 0, []
     for path in PACKAGE:
-        for name, node in public(tree(path)):
+        for name, node, documented in public(tree(path), known):
             total += 1
-            if not ast.get_docstring(node):
+            if not documented:
                 missing.append(f"{place(path, node)} {name}")
     share = 1 - len(missing) / max(total, 1)
     assert share >= DOCSTRING_SHARE, f"{share:.0%} of {total} have one; not:\n" + "\n".join(missing)

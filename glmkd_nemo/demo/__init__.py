@@ -1,0 +1,1 @@
+"""``make demo``: a teacher, a student from scratch and distilled students on real text."""

@@ -1,0 +1,102 @@
+"""``report.html``: one page, self-contained (pictures inside), from the numbers of a run."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+from string import Template
+
+from glmkd_nemo.demo import plots
+from glmkd_nemo.demo.findings import describe
+from glmkd_nemo.demo.results import Results
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Write the page of `results` to `path` (UTF-8 HTML without outside references).
+
+    Raises:
+        ValueError: fewer than two rows in `results`.
+    """
+    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        findings=_items(describe(results)),
+        table=_models(results),
+        curves=_picture(plots.loss_curves(results), "held-out loss during training"),
+        bars=_picture(plots.bars(results), "held-out loss, accuracy and step time"),
+        candidates=_candidates(results),
+        blanks=_blanks(results),
+        corpus=_pairs(results.corpus),
+        settings=_pairs(results.settings),
+        versions=_pairs(results.versions),
+        notes=_items(results.notes),
+        minutes=f"{results.seconds / 60:.1f}",
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _items(lines: list[str]) -> str:
+    return "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+
+
+def _table(head: list[str], body: list[list[str]], numeric_from: int) -> str:
+    def cells(values: list[str], tag: str) -> str:
+        kinds = ["" if i < numeric_from else ' class="n"' for i in range(len(values))]
+        return "".join(
+            f"<{tag}{kind}>{escape(value)}</{tag}>"
+            for kind, value in zip(kinds, values, strict=True)
+        )
+
+    rows = "\n".join(f"<tr>{cells(values, 'td')}</tr>" for values in body)
+    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+
+
+def _models(results: Results) -> str:
+    head = ["model", "parameters", "steps", "held-out loss", "accuracy on blanks", "step time"]
+    body = [
+        [
+            row.label,
+            f"{row.parameters:,}",
+            str(row.steps),
+            f"{row.loss:.3f}",
+            f"{100 * row.accuracy:.1f} %",
+            f"{1000 * row.step_seconds:.0f} ms",
+        ]
+        for row in results.rows
+    ]
+    return _table(head, body, 1)
+
+
+def _candidates(results: Results) -> str:
+    if not results.candidates:
+        return "<p>No GLMD run in this report.</p>"
+    head = ["stage 1 (teacher only)", "stage 2", "stage 2 with", "validation loss", "chosen"]
+    body = [
+        [
+            f"{c.first} steps",
+            f"{c.second} steps",
+            c.second_kind,
+            f"{c.loss:.3f}",
+            "yes" if c.chosen else "",
+        ]
+        for c in results.candidates
+    ]
+    return _table(head, body, 5)
+
+
+def _blanks(results: Results) -> str:
+    if not results.blanks:
+        return ""
+    models = list(results.blanks[0].answers)
+    body = [[b.text, b.truth, *[b.answers[name] for name in models]] for b in results.blanks]
+    return _table(["sentence", "the text had", *models], body, 99)
+
+
+def _pairs(values: dict[str, str]) -> str:
+    return _table(["", ""], [[name, value] for name, value in values.items()], 9)
+
+
+def _picture(png: bytes, alternative: str) -> str:
+    data = base64.b64encode(png).decode("ascii")
+    return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
