@@ -12,6 +12,7 @@ from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import Tensor
 
+from glmkd_nemo.distill.losses import cross_entropy
 from glmkd_nemo.distill.taps import put_logits, tap
 from glmkd_nemo.models.attention import prefix_mask
 from glmkd_nemo.models.config import GLMConfig
@@ -102,8 +103,6 @@ class GLMModel(LanguageModule):
         logits = self._head(tap(h_sbh, "output"))
         put_logits(logits)
         if labels is not None:
-            from glmkd_nemo.distill.losses import cross_entropy
-
             return cross_entropy(logits.all(), labels, logits.columns.start)
         return logits.all() if materialize else logits
 

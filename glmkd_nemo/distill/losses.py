@@ -1,0 +1,201 @@
+"""Losses on tapped tensors and logits: pure functions, computed in fp32 (or better).
+
+Per-position functions work on rows ``[..., V']`` of logits, ``V'`` this rank's columns, and return
+``[...]``; per-sample functions return ``[b]``. None of them knows a configuration. Values and
+gradients are those of one process whatever the tensor parallelism.
+
+Two conventions are kept from GLMKD (arXiv 2306.06629), on which the published hyper-parameters
+were tuned: a mask multiplies *logits* before the softmax, and means run over all ``b * s``
+positions, masked ones included. A masked row is all zeros for student and teacher alike: its KL and
+MSE are 0 and its cross-entropy ``log V``, so only unmasked rows ever go through the head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkd_nemo.distill.parallel import all_max, all_sum, tp_size
+from glmkd_nemo.distill.taps import Tap, as_tap
+from glmkd_nemo.models.logits import Logits
+
+KINDS = ("kl", "ce", "mse")
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """``x`` in fp32, or as it is if that is already its precision or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def log_partition(logits: Tensor) -> Tensor:
+    """Logarithm of the softmax denominator, over all ranks' columns: ``[..., V'] -> [...]``."""
+    if logits.shape[-1]:
+        peak = logits.detach().amax(-1)
+    else:  # a rank may hold nothing but padding
+        peak = logits.new_full(logits.shape[:-1], -math.inf)
+    peak = all_max(peak)
+    return peak + all_sum((logits - peak.unsqueeze(-1)).exp().sum(-1)).log()
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student) at a temperature, times its square (arXiv 1503.02531).
+
+    Args:
+        student, teacher: logits ``[..., V']``.
+
+    Returns:
+        ``[...]``, summed over the vocabulary.
+    """
+    s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
+    log_p = t - log_partition(t).unsqueeze(-1)
+    difference = all_sum((log_p.exp() * (log_p - s)).sum(-1)) + log_partition(s)
+    return difference * temperature**2
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the student under the teacher's distribution, without the factor T^2.
+
+    Args:
+        student, teacher: logits ``[..., V']``.
+
+    Returns:
+        ``[...]``.
+    """
+    s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
+    p = (t - log_partition(t).unsqueeze(-1)).exp()
+    return log_partition(s) - all_sum((p * s).sum(-1))
+
+
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of logits, summed over all ranks' columns: ``[..., V'] -> [...]``."""
+    return all_sum((at_least_fp32(student) - at_least_fp32(teacher)).square().sum(-1))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, first_column: int = 0) -> Tensor:
+    """Cross-entropy with hard labels.
+
+    Args:
+        logits: ``[..., V']``, padding columns already left out (Megatron-Core's own function
+            takes equal shards with the padding in, where it would count in the softmax).
+        labels: ``[...]`` token ids.
+        first_column: vocabulary id of this rank's first column.
+
+    Returns:
+        ``[...]``.
+    """
+    x = at_least_fp32(logits)
+    local = labels - first_column
+    mine = (local >= 0) & (local < x.shape[-1])
+    if x.shape[-1]:
+        index = local.clamp(0, x.shape[-1] - 1).unsqueeze(-1)
+        picked = x.gather(-1, index).squeeze(-1).masked_fill(~mine, 0.0)
+    else:
+        picked = x.sum(-1)  # zero, and still on the graph
+    return log_partition(x) - all_sum(picked)
+
+
+def prediction(
+    kind: str, student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """A soft-label loss, averaged over all positions of a sample.
+
+    Args:
+        kind: ``"kl"`` (times T^2), ``"ce"`` (no factor) or ``"mse"`` (no temperature, mean over
+            the vocabulary too).
+        mask: ``[b, s]`` booleans, positions that count.
+
+    Returns:
+        ``[b]``.
+
+    Raises:
+        ValueError: another kind.
+    """
+    s, t = student.rows(mask), teacher.rows(mask)
+    if kind == "kl":
+        return sample_sum(kl(s, t, temperature), mask) / mask.shape[1]
+    if kind == "ce":
+        masked = (~mask).sum(1) * math.log(student.vocab_size)
+        return (sample_sum(soft_cross_entropy(s, t, temperature), mask) + masked) / mask.shape[1]
+    if kind == "mse":
+        return sample_sum(squared_error(s, t), mask) / (mask.shape[1] * student.vocab_size)
+    raise ValueError(f"soft loss {kind!r} is unknown: {', '.join(KINDS)}.")
+
+
+def hard_label(student: Logits, labels: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy with the labels; the mean over samples is the mean over unmasked *tokens*.
+
+    Args:
+        labels: ``[b, s]``.
+        mask: ``[b, s]`` booleans.
+
+    Returns:
+        ``[b]``: a sample's sum over the batch's mean number of unmasked tokens.
+    """
+    losses = cross_entropy(student.rows(mask), labels[mask], student.columns.start)
+    return ratio_of_means(sample_sum(losses, mask), mask.sum(1))
+
+
+def mse(student: Tap | Tensor, teacher: Tap | Tensor) -> Tensor:
+    """Mean squared error over everything but the batch axis.
+
+    Args:
+        student, teacher: ``[b, ...]`` of one shape, sharded alike.
+
+    Returns:
+        ``[b]``.
+    """
+    s, t = as_tap(student), as_tap(teacher)
+    assert s.shard == t.shard, "student and teacher tensors are sharded differently"
+    error = (at_least_fp32(s.value) - at_least_fp32(t.value)).square().flatten(1).mean(1)
+    return error if s.shard is None else all_sum(error) / tp_size()
+
+
+def cosine(student: Tap | Tensor, teacher: Tap | Tensor) -> Tensor:
+    """1 - cosine similarity of the last axis, averaged over the positions of a sample.
+
+    Args:
+        student, teacher: ``[b, ..., d]``, sharded at most by head.
+
+    Returns:
+        ``[b]``.
+    """
+    s, t = as_tap(student), as_tap(teacher)
+    assert s.shard == t.shard, "student and teacher tensors are sharded differently"
+    similarity = F.cosine_similarity(at_least_fp32(s.value), at_least_fp32(t.value), dim=-1)
+    loss = 1 - similarity.flatten(1).mean(1)
+    return loss if s.shard is None else all_sum(loss) / tp_size()
+
+
+def relation(student: Tap, teacher: Tap) -> Tensor:
+    """KL of scaled dot-product self-relations, as MiniLM has for values (arXiv 2002.10957).
+
+    Args:
+        student, teacher: ``[b, n, s, d]``, widths ``d`` may differ, heads may not.
+
+    Returns:
+        ``[b]``, the mean over heads and positions.
+    """
+    log_p = _self_relation(teacher.value).log_softmax(-1)
+    log_q = _self_relation(student.value).log_softmax(-1)
+    loss = (log_p.exp() * (log_p - log_q)).sum(-1).flatten(1).mean(1)
+    return loss if student.shard is None else all_sum(loss) / tp_size()
+
+
+def sample_sum(rows: Tensor, mask: Tensor) -> Tensor:
+    """Sums values of unmasked rows by sample: ``[n]`` with ``mask [b, s]`` -> ``[b]``."""
+    sample = mask.nonzero()[:, 0]
+    return rows.new_zeros(mask.shape[0]).index_add(0, sample, rows)
+
+
+def ratio_of_means(numerator: Tensor, count: Tensor) -> Tensor:
+    """``[b]`` whose mean is ``sum(numerator) / sum(count)``; 0 where nothing is counted."""
+    mean_count = count.to(numerator.dtype).mean()
+    return numerator / torch.where(mean_count > 0, mean_count, torch.ones_like(mean_count))
+
+
+def _self_relation(x: Tensor) -> Tensor:
+    x = at_least_fp32(x)
+    return x @ x.transpose(-1, -2) / math.sqrt(x.shape[-1])
