@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from glmkd_nemo.data import command_tokens
 from glmkd_nemo.data.command_tokens import CommandToken
 from glmkd_nemo.data.config import TOKENIZER_TYPES, TokenizerConfig, as_config
@@ -129,6 +132,10 @@ class GLMTokenizer:
     def is_sentence_end(self, token_id: int) -> bool:
         """Whether the token's text holds a mark that ends a sentence or clause."""
         return _SENTENCE_END.search(self.token(token_id)) is not None
+
+    def sentence_end_table(self) -> npt.NDArray[np.bool_]:
+        """`is_sentence_end` of every id, [vocab_size]."""
+        return np.array([self.is_sentence_end(i) for i in range(self.vocab_size)])
 
     def text_fingerprint(self) -> str:
         """Hash of the text vocabulary alone: equal where equal text gives equal ids."""
