@@ -95,13 +95,13 @@ def test_methods_are_small_and_know_nothing_of_parallelism() -> None:
     check(rows)
 
 
-def test_no_catch_all_arguments_in_distill() -> None:
+def test_no_catch_all_arguments_in_methods_and_losses() -> None:
     """A misspelt option must be an error: `**kwargs` would swallow it."""
     check(
         [
             f"{place(path, node)} {node.name}: takes **{node.args.kwarg.arg}"
             for path in PACKAGE
-            if "distill" in path.parts
+            if "methods" in path.parts or "loss" in path.name
             for node in functions(path)
             if node.args.kwarg
         ]
@@ -132,16 +132,23 @@ def test_no_path_of_one_machine() -> None:
 
 
 def documented_methods() -> dict[str, set[str]]:
-    """Class name -> its methods with a docstring, own or of a base class in this package."""
+    """Class name -> its methods with a docstring, own or of a base or protocol in this package."""
     classes = [n for p in PACKAGE for n in ast.walk(tree(p)) if isinstance(n, ast.ClassDef)]
-    known = {
-        c.name: {m.name for m in c.body if isinstance(m, FunctionNode) and ast.get_docstring(m)}
+    members = {
+        c.name: {m.name: ast.get_docstring(m) for m in c.body if isinstance(m, FunctionNode)}
         for c in classes
     }
+    known = {name: {m for m, doc in found.items() if doc} for name, found in members.items()}
+    bases = {
+        c.name: [ast.unparse(b).split("[")[0].split(".")[-1] for b in c.bases] for c in classes
+    }
+    for protocol in (name for name, above in bases.items() if "Protocol" in above):
+        for name, found in members.items():
+            if name != protocol and members[protocol].keys() <= found.keys():
+                bases[name].append(protocol)
     for _ in range(4):  # more levels of inheritance than there are
-        for c in classes:
-            for base in c.bases:
-                known[c.name] |= known.get(ast.unparse(base).split("[")[0].split(".")[-1], set())
+        for name, above in bases.items():
+            known[name] = known[name].union(*(known.get(base, set()) for base in above))
     return known
 
 

@@ -1,0 +1,75 @@
+"""Each training in a process of its own: Megatron-Core's parallel state is global to a process.
+
+The `forkserver` start method imports the heavy modules once and forks every child from there, so a
+child starts in a fraction of a second and never inherits threads of the caller.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+_GRACE_SECONDS = 20.0
+
+
+class StageFailedError(RuntimeError):
+    """A stage ended without an answer; what it printed says why."""
+
+
+def run_apart(function: Callable[..., Any], *args: Any, preload: str | None = None) -> Any:
+    """``function(*args)`` in a fresh process; its return value.
+
+    Args:
+        function: importable by name (a module's own function).
+        args: picklable.
+        preload: module to import once for all children.
+
+    Raises:
+        ValueError: as raised by `function` (its message is for the user).
+        FileNotFoundError: likewise.
+        StageFailedError: `function` raised anything else, or its process was killed.
+        KeyboardInterrupt: the user pressed Ctrl-C; the child has ended.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preload or function.__module__])
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(sender, function, args))
+    child.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        child.join()
+        raise StageFailedError(f"{function.__name__} ended with code {child.exitcode}") from None
+    except KeyboardInterrupt:
+        child.join(_GRACE_SECONDS)  # Ctrl-C reached it too
+        child.kill()
+        raise
+    child.join()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _child(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        answer = function(*args)
+    except (ValueError, FileNotFoundError) as error:
+        answer = type(error)(*error.args)  # the message, without frames that cannot be pickled
+    except KeyboardInterrupt:
+        return
+    sender.send(answer)
+    sender.close()
+
+
+def _end_with_parent() -> None:
+    """Do not train on when the caller was killed: a second run would share the folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
