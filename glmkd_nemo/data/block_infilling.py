@@ -1,9 +1,9 @@
 """Autoregressive blank infilling: text -> context with blanks, followed by the blanked blocks.
 
-GLM (arXiv:2103.10360), sections 2.1-2.3. A sample of `n` positions holds the context (each blank one
-mask token) and then, per block, a start token and the block's tokens; labels are the next tokens,
-ending with the end token. Row 0 of the positions is the place in the text (a block has the place of
-its mask), row 1 counts 1..m inside a block and is 0 in the context.
+GLM (arXiv:2103.10360), sections 2.1-2.3. A sample holds the context (each blank one mask token) and
+then, per block, a start token and the block's tokens; labels are the next tokens, ending with the
+end token. Row 0 of the positions is the place in the text (a block has the place of its mask), row
+1 counts 1..m inside a block and is 0 in the context.
 """
 
 from __future__ import annotations

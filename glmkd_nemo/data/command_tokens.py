@@ -70,8 +70,8 @@ def gpt2_commands(vocab: Mapping[str, int], cfg: TokenizerConfig) -> list[Comman
 def sentencepiece_commands(size: int, cfg: TokenizerConfig) -> list[CommandToken]:
     """Chinese GLM: five specials, one unused id, sop, eop, then task tokens.
 
-    Without `fix_command_token` the reference gives [gMASK] the id of eop. That cannot be trained, so
-    it is refused; without task or block tokens both layouts agree.
+    Without `fix_command_token` the reference gives [gMASK] the id of eop. That cannot be trained,
+    so it is refused; without task or block tokens both layouts agree.
 
     Raises:
         ValueError: task or block tokens without `fix_command_token`.
@@ -94,8 +94,8 @@ def huggingface_commands(
 ) -> list[CommandToken]:
     """Any other vocabulary: its own specials where it has them, the others appended.
 
-    `own` maps pad, eos, ENC, MASK, sep, unk to (text, id) where the vocabulary has them. End of text
-    and padding are one token, as everywhere in GLM: the vocabulary's eos, else its pad.
+    `own` maps pad, eos, ENC, MASK, sep, unk to (text, id) where the vocabulary has them. End of
+    text and padding are one token, as everywhere in GLM: the vocabulary's eos, else its pad.
     """
     end = own.get("eos") or own.get("pad")
     tokens: list[CommandToken] = []

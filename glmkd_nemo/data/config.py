@@ -17,8 +17,8 @@ class TokenizerConfig:
         path: vocabulary file, folder with one, or (huggingface) a model name.
         task_mask: add [gMASK] and [sMASK].
         block_mask: add [dBLOCK]; needed by `block_mask_prob` and `context_mask_ratio`.
-        fix_command_token: SentencePiece only: the corrected id layout of the Chinese GLM checkpoints.
-        sentinels: number of numbered mask/start pairs; number 0 is the plain [MASK]/<|startofpiece|>.
+        fix_command_token: SentencePiece only: the corrected id layout of the Chinese checkpoints.
+        sentinels: number of numbered mask/start pairs; number 0 is the plain [MASK] and sop.
         lower_case: WordPiece only: lower-case the text and strip accents (uncased vocabularies).
     """
 
@@ -116,7 +116,7 @@ class DataConfig:
     """Corpora, split and loading.
 
     Attributes:
-        prefixes: indexed corpora (path without .bin/.idx) and/or raw text files (.jsonl, .txt, .gz).
+        prefixes: indexed corpora (path without .bin/.idx) or raw text files (.jsonl, .txt, .gz).
         weights: one share per prefix; null: by number of tokens.
         split: shares of train, validation and test documents, e.g. "949,50,1".
         valid_prefixes, test_prefixes: separate corpora; their share of `split` then goes to train.

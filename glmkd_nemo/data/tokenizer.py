@@ -16,11 +16,12 @@ import numpy.typing as npt
 from glmkd_nemo.data import command_tokens
 from glmkd_nemo.data.command_tokens import CommandToken
 from glmkd_nemo.data.config import TOKENIZER_TYPES, TokenizerConfig, as_config
+from glmkd_nemo.data.train_vocab import train_wordpiece
 from glmkd_nemo.data.vocabularies import ByteLevelBPE, SentencePiece, Vocabulary, WordPiece
 
 SAVED_CONFIG = "glm_tokenizer.json"
 # A token that contains one of these ends a sentence (the reference's rule, Western and Chinese).
-_SENTENCE_END = re.compile("[.?!;:。？！；…\n]")
+_SENTENCE_END = re.compile("[.?!;:\u3002\uff1f\uff01\uff1b\u2026\n]")
 
 
 class GLMTokenizer:
@@ -213,31 +214,4 @@ def load_tokenizer(folder: str | Path) -> GLMTokenizer:
     return build_tokenizer(saved | {"path": str(folder)})
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Path:
-    """Trains an uncased WordPiece vocabulary and writes `vocab.txt`.
-
-    Args:
-        texts: documents.
-        vocab_size: most tokens (text only; command tokens come on top).
-        folder: created; usable as `path` of a `bert` tokenizer.
-
-    Raises:
-        ValueError: no text in `texts`.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    engine = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    engine.normalizer = normalizers.BertNormalizer(lowercase=True)
-    engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(WordPiece.REQUIRED), show_progress=False
-    )
-    engine.train_from_iterator(texts, trainer)
-    vocab = engine.get_vocab()
-    if len(vocab) <= len(WordPiece.REQUIRED):
-        raise ValueError("train_wordpiece: the corpus holds no text")
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    ordered = sorted(vocab, key=vocab.__getitem__)
-    (target / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
-    return target
+__all__ = ["GLMTokenizer", "build_tokenizer", "load_tokenizer", "train_wordpiece"]

@@ -128,13 +128,9 @@ class ByteLevelBPE:
             raise FileNotFoundError(
                 f"GPT-2 merges file missing: {self._merges_file} must lie beside {self._vocab_file}"
             )
-        try:
-            self.vocab: dict[str, int] = json.loads(self._vocab_file.read_text(encoding="utf-8"))
-            model = models.BPE.from_file(str(self._vocab_file), str(self._merges_file))
-        except Exception as error:  # the Rust side raises bare Exception
-            raise ValueError(
-                f"{self._vocab_file} and {self._merges_file} are not a GPT-2 vocabulary: {error}"
-            ) from error
+        self.vocab = _read_json_vocab(self._vocab_file)
+        merges = _read_merges(self._merges_file, self.vocab)
+        model = models.BPE(vocab=self.vocab, merges=merges)
         if "<|endoftext|>" not in self.vocab:
             raise ValueError(f"{self._vocab_file} is not GPT-2's: <|endoftext|> missing")
         self._tokens = sorted(self.vocab, key=self.vocab.__getitem__)
@@ -162,6 +158,28 @@ class ByteLevelBPE:
     def save(self, folder: Path) -> None:
         shutil.copyfile(self._vocab_file, folder / "vocab.json")
         shutil.copyfile(self._merges_file, folder / "merges.txt")
+
+
+def _read_json_vocab(file: Path) -> dict[str, int]:
+    try:
+        vocab = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is not a GPT-2 vocab.json: {error}") from error
+    if not isinstance(vocab, dict) or sorted(vocab.values()) != list(range(len(vocab))):
+        raise ValueError(f"{file} is not a GPT-2 vocab.json: no map of tokens to ids 0, 1, 2, ...")
+    return vocab
+
+
+def _read_merges(file: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("#version") or not line.strip():
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not {*parts, "".join(parts)} <= vocab.keys():
+            raise ValueError(f"{file}:{number}: merge {line!r} does not belong to the vocabulary")
+        merges.append((parts[0], parts[1]))
+    return merges
 
 
 class SentencePiece:
