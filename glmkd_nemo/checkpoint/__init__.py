@@ -1,0 +1,1 @@
+"""Checkpoints: sharded directories, ``.nemo`` archives, import of the original GLM."""

@@ -1,0 +1,53 @@
+"""A Lightning trainer for Megatron-Core, from the sections ``trainer`` and ``model``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from glmkd_nemo.engine.layout import check_layout
+from glmkd_nemo.engine.precision import check_precision
+from glmkd_nemo.engine.strategy import MegatronStrategy
+
+# Settings that belong to Megatron-Core's engine or to exp_manager; a user cannot change them
+_FIXED: dict[str, Any] = {
+    "precision": 32,  # mcore casts and scales, Lightning must not
+    "logger": False,
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "inference_mode": False,  # tensors cached during validation would be useless in training
+    "enable_model_summary": False,
+    "enable_progress_bar": False,  # ours is a callback
+}
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> Trainer:
+    """Checks the layout and builds the trainer.
+
+    Args:
+        cfg: the whole configuration; ``cfg.trainer`` takes Lightning's names.
+        callbacks: further callbacks.
+
+    Raises:
+        ValueError: a layout or precision that cannot be had, before any process starts.
+    """
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    if isinstance(settings.get("devices"), int):
+        check_layout(cfg.model, settings["devices"] * int(settings.get("num_nodes", 1)))
+    check_precision(cfg.model)
+    strategy = MegatronStrategy(
+        int(cfg.model.tensor_model_parallel_size),
+        int(cfg.model.pipeline_model_parallel_size),
+        int(cfg.model.get("seed", 1234)),
+    )
+    merged = {str(key): value for key, value in settings.items()} | _FIXED
+    return Trainer(strategy=strategy, callbacks=list(callbacks or []), **merged)
