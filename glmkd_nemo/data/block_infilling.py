@@ -52,7 +52,7 @@ class BlockInfilling:
         self.max_tokens = max_tokens
         self.lengths = SpanLengths(cfg.avg_block_length, cfg.max_block_length)
         self._layout = BlockLayout(cfg, tokenizer, max_tokens)
-        self._ends_sentence = tokenizer.sentence_end_table()
+        self._ends_sentence = tokenizer.sentence_ends
 
     def sample(self, tokens: npt.ArrayLike, rng: Random, longest: int | None = None) -> Sample:
         """One sample of a window; a draw that fails or is too long is made again.

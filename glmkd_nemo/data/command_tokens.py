@@ -67,25 +67,35 @@ def gpt2_commands(vocab: Mapping[str, int], cfg: TokenizerConfig) -> list[Comman
     return tokens + _sentinels(cfg, _next_id(tokens, size))
 
 
+def roberta_commands(vocab: Mapping[str, int], cfg: TokenizerConfig) -> list[CommandToken]:
+    """RoBERTa's BPE: its own specials under GLM's texts, then sop, eop and the rest."""
+    size, end = len(vocab), vocab["</s>"]
+    tokens = [CommandToken("pad", END_OF_TEXT, end), CommandToken("eos", END_OF_TEXT, end)]
+    tokens += [
+        CommandToken("sep", "[SEP]", end),
+        CommandToken("ENC", "[CLS]", vocab["<s>"]),
+        CommandToken("MASK", "[MASK]", vocab["<mask>"], lstrip=True),
+        CommandToken("unk", "[UNK]", vocab["<unk>"]),
+        CommandToken("sop", START, size),
+        CommandToken("eop", END, size + 1),
+    ]
+    tokens += _task_tokens(cfg, size + 2, lstrip=True)
+    return tokens + _sentinels(cfg, _next_id(tokens, size))
+
+
 def sentencepiece_commands(size: int, cfg: TokenizerConfig) -> list[CommandToken]:
     """Chinese GLM: five specials, one unused id, sop, eop, then task tokens.
 
-    Without `fix_command_token` the reference gives [gMASK] the id of eop. That cannot be trained,
-    so it is refused; without task or block tokens both layouts agree.
-
-    Raises:
-        ValueError: task or block tokens without `fix_command_token`.
+    Published checkpoints come in two layouts. Without `fix_command_token` (10B) the task tokens
+    begin at the id of eop, so the first of them *is* eop; with it (large) they follow eop and the
+    order of [gMASK] and [sMASK] is turned round. New models want `fix_command_token`.
     """
-    if (cfg.task_mask or cfg.block_mask or cfg.sentinels > 1) and not cfg.fix_command_token:
-        raise ValueError(
-            "tokenizer: without fix_command_token the first added mask shares its id with the "
-            "end-of-piece token; set tokenizer.fix_command_token=true"
-        )
     specials = [("pad", END_OF_TEXT, 0), ("eos", END_OF_TEXT, 0), ("sep", "[SEP]", 1)]
     specials += [("ENC", "[CLS]", 2), ("MASK", "[MASK]", 3), ("unk", "[UNK]", 4)]
     specials += [("sop", START, 6), ("eop", END, 7)]
     tokens = [CommandToken(n, text, size + i, lstrip=n == "MASK") for n, text, i in specials]
-    tokens += _task_tokens(cfg, size + 8, lstrip=True)
+    first = size + (8 if cfg.fix_command_token else 7)
+    tokens += _task_tokens(cfg, first, lstrip=True)
     return tokens + _sentinels(cfg, _next_id(tokens, size))
 
 

@@ -53,16 +53,20 @@ class HuggingFace:
         return own
 
     def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
         return list(self._engine.encode(text, add_special_tokens=False))
 
     def decode(self, ids: list[int]) -> str:
+        """Text of ids below `size`."""
         return str(self._engine.decode(ids, clean_up_tokenization_spaces=False))
 
     def token(self, token_id: int) -> str:
+        """Text of one token."""
         text = str(self._engine.convert_ids_to_tokens(token_id))
         return text.replace("Ġ", " ").replace("Ċ", "\n")
 
     def is_word_start(self, token_id: int) -> bool:
+        """Whether the token begins a word."""
         token = str(self._engine.convert_ids_to_tokens(token_id))
         if self._continuation_by_marker():
             return not token.startswith("##")
@@ -73,7 +77,9 @@ class HuggingFace:
         return type(model).__name__ == "WordPiece"
 
     def tokens(self) -> list[str]:
+        """All tokens by id."""
         return [str(t) for t in self._engine.convert_ids_to_tokens(list(range(self.size)))]
 
     def save(self, folder: Path) -> None:
+        """Writes the vocabulary's files."""
         self._engine.save_pretrained(str(folder))

@@ -1,6 +1,6 @@
 """Real English text that every Python brings along: its language reference and its docstrings.
 
-About 400,000 words, for demonstrations and tests. Sources are parsed, never imported.
+About 340,000 words, for demonstrations and tests. Sources are parsed, never imported.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-# Private, generated, test and third-party folders hold no prose worth learning.
-_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3"}
-_SKIPPED_FOLDERS |= {"__pycache__", "ensurepip", "turtledemo", "lib-dynload", "pydoc_data"}
+# Generated and third-party folders, and tests: not every installation has them.
+_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages"}
+_SKIPPED_FOLDERS |= {"__pycache__", "lib-dynload", "pydoc_data"}
 _LEAST_WORDS = 4
 
 

@@ -39,6 +39,7 @@ class SpanLengths:
         self.variance = square - self.mean**2
 
     def draw(self, rng: Random) -> int:
+        """One length."""
         return rng.choices(self._lengths, cum_weights=self._cumulative)[0]
 
     def draw_until(self, total: int, rng: Random) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -134,7 +135,8 @@ class GLMTokenizer:
         """Whether the token's text holds a mark that ends a sentence or clause."""
         return _SENTENCE_END.search(self.token(token_id)) is not None
 
-    def sentence_end_table(self) -> npt.NDArray[np.bool_]:
+    @functools.cached_property
+    def sentence_ends(self) -> npt.NDArray[np.bool_]:
         """`is_sentence_end` of every id, [vocab_size]."""
         return np.array([self.is_sentence_end(i) for i in range(self.vocab_size)])
 
@@ -187,7 +189,8 @@ def build_tokenizer(cfg: Any) -> GLMTokenizer:
         return GLMTokenizer(words, command_tokens.bert_commands(words.vocab, cfg), cfg)
     if cfg.type == "gpt2":
         bpe = ByteLevelBPE(cfg.path)
-        return GLMTokenizer(bpe, command_tokens.gpt2_commands(bpe.vocab, cfg), cfg)
+        of = command_tokens.roberta_commands if bpe.is_roberta else command_tokens.gpt2_commands
+        return GLMTokenizer(bpe, of(bpe.vocab, cfg), cfg)
     if cfg.type == "sentencepiece":
         vocabulary = SentencePiece(cfg.path)
         commands = command_tokens.sentencepiece_commands(vocabulary.size, cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     least = counts.total() * _LEAST_SHARE
     alphabet = sorted((c for c in characters if counts[c] >= least), key=lambda c: (-counts[c], c))
     alphabet = alphabet[: min(_MOST_CHARACTERS, max(vocab_size // 8, 1))]
-    fixed = [*WordPiece.REQUIRED, *alphabet, *(f"##{c}" for c in alphabet)]
+    inside = [f"##{c}" for c in alphabet if not _splits_words(c)]
+    fixed = [*WordPiece.REQUIRED, *alphabet, *inside]
     if len(fixed) > vocab_size:
         raise ValueError(
             f"train_wordpiece: vocab_size={vocab_size} is too small; {len(fixed)} tokens are "
@@ -61,6 +63,13 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     ordered = sorted(vocab, key=vocab.__getitem__)
     (target / "vocab.txt").write_text("\n".join(ordered) + "\n", encoding="utf-8")
     return target
+
+
+def _splits_words(character: str) -> bool:
+    """Whether BERT's pre-tokenizer makes the character a word of its own."""
+    if character.isascii():
+        return not character.isalnum()
+    return unicodedata.category(character).startswith("P")
 
 
 def _without(documents: list[str], rare: set[str]) -> Iterator[str]:

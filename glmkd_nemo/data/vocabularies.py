@@ -17,12 +17,29 @@ class Vocabulary(Protocol):
 
     size: int
 
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
-    def token(self, token_id: int) -> str: ...
-    def is_word_start(self, token_id: int) -> bool: ...
-    def tokens(self) -> list[str]: ...
-    def save(self, folder: Path) -> None: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids below `size`."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """Text of one token, blanks and line ends as such."""
+        ...
+
+    def is_word_start(self, token_id: int) -> bool:
+        """Whether the token begins a word."""
+        ...
+
+    def tokens(self) -> list[str]:
+        """All tokens as written in the vocabulary, by id."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the vocabulary's files, under the names that a folder is searched for."""
+        ...
 
 
 def find_file(path: str | None, names: tuple[str, ...], kind: str) -> Path:
@@ -72,6 +89,7 @@ class WordPiece:
         self._engine.decoder = decoders.WordPiece(cleanup=False)
 
     def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
         return self._engine.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
@@ -85,15 +103,19 @@ class WordPiece:
         return " ".join(words)
 
     def token(self, token_id: int) -> str:
+        """Text of one token."""
         return self._tokens[token_id]
 
     def is_word_start(self, token_id: int) -> bool:
+        """Whether the token begins a word."""
         return not self._tokens[token_id].startswith("##")
 
     def tokens(self) -> list[str]:
+        """All tokens by id."""
         return self._tokens
 
     def save(self, folder: Path) -> None:
+        """Writes the vocabulary's files."""
         (folder / "vocab.txt").write_text("\n".join(self._tokens) + "\n", encoding="utf-8")
 
 
@@ -116,12 +138,14 @@ def _read_vocab_txt(file: Path, required: Iterable[str]) -> list[str]:
 
 
 class ByteLevelBPE:
-    """GPT-2 BPE from a vocabulary (JSON) and a merges file (text)."""
+    """GPT-2 (or RoBERTa) BPE from a vocabulary (JSON) and a merges file (text) beside it."""
+
+    NAMES = ("vocab.json", "gpt2-vocab.json", "roberta-vocab.json")
 
     def __init__(self, path: str | None) -> None:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-        self._vocab_file = find_file(path, ("vocab.json", "gpt2-vocab.json"), "GPT-2 vocab.json")
+        self._vocab_file = find_file(path, self.NAMES, "GPT-2 vocab.json")
         name = self._vocab_file.name.replace("vocab.json", "merges.txt")
         self._merges_file = self._vocab_file.with_name(name)
         if self._merges_file == self._vocab_file or not self._merges_file.is_file():
@@ -131,7 +155,8 @@ class ByteLevelBPE:
         self.vocab = _read_json_vocab(self._vocab_file)
         merges = _read_merges(self._merges_file, self.vocab)
         model = models.BPE(vocab=self.vocab, merges=merges)
-        if "<|endoftext|>" not in self.vocab:
+        self.is_roberta = {"<s>", "</s>", "<mask>", "<unk>"} <= self.vocab.keys()
+        if "<|endoftext|>" not in self.vocab and not self.is_roberta:
             raise ValueError(f"{self._vocab_file} is not GPT-2's: <|endoftext|> missing")
         self._tokens = sorted(self.vocab, key=self.vocab.__getitem__)
         self.size = len(self._tokens)
@@ -140,9 +165,11 @@ class ByteLevelBPE:
         self._engine.decoder = decoders.ByteLevel()
 
     def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
         return self._engine.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
+        """Text of ids below `size`."""
         return self._engine.decode(ids, skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
@@ -150,12 +177,15 @@ class ByteLevelBPE:
         return self._tokens[token_id].replace("Ġ", " ").replace("Ċ", "\n")
 
     def is_word_start(self, token_id: int) -> bool:
+        """Whether the token begins a word."""
         return self._tokens[token_id][:1] in ("Ġ", "Ċ")
 
     def tokens(self) -> list[str]:
+        """All tokens by id."""
         return self._tokens
 
     def save(self, folder: Path) -> None:
+        """Writes the vocabulary's files."""
         shutil.copyfile(self._vocab_file, folder / "vocab.json")
         shutil.copyfile(self._merges_file, folder / "merges.txt")
 
@@ -198,19 +228,25 @@ class SentencePiece:
         self.size = int(self._engine.vocab_size())
 
     def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without special tokens."""
         return list(self._engine.encode(text))
 
     def decode(self, ids: list[int]) -> str:
+        """Text of ids below `size`."""
         return str(self._engine.decode(ids))
 
     def token(self, token_id: int) -> str:
+        """Text of one token."""
         return str(self._engine.id_to_piece(token_id))
 
     def is_word_start(self, token_id: int) -> bool:
+        """Whether the token begins a word."""
         return self.token(token_id).startswith("▁")
 
     def tokens(self) -> list[str]:
+        """All tokens by id."""
         return [self.token(i) for i in range(self.size)]
 
     def save(self, folder: Path) -> None:
+        """Writes the vocabulary's files."""
         shutil.copyfile(self._file, folder / "tokenizer.model")

@@ -75,7 +75,7 @@ class WindowSource:
         self._corpus = corpus
         self._documents = documents
         self._cls, self._eos = tokenizer.cls_id, tokenizer.eos_id
-        self._ends_sentence = tokenizer.sentence_end_table()
+        self._ends_sentence = tokenizer.sentence_ends
         self._size = size
         self._non_sentence_start = non_sentence_start
         self._across = across
