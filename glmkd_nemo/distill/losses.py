@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkd_nemo.distill.parallel import all_max, all_sum, tp_size
+from glmkd_nemo.distill.parallel import all_max, all_sum, shared, tp_size
 from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits
 
@@ -51,8 +51,10 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
     s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
     log_p = t - log_partition(t).unsqueeze(-1)
-    difference = all_sum((log_p.exp() * (log_p - s)).sum(-1)) + log_partition(s)
-    return difference * temperature**2
+    # subtract log-probabilities entry by entry: at high temperatures the sum of differences is
+    # thousands of times smaller than either entropy, which fp32 would lose
+    log_q = s - shared(log_partition(s)).unsqueeze(-1)
+    return all_sum((log_p.exp() * (log_p - log_q)).sum(-1)) * temperature**2
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -114,13 +116,20 @@ def prediction(
         ValueError: another kind.
     """
     s, t = student.rows(mask), teacher.rows(mask)
+    return prediction_of_rows(kind, s, t, mask, student.vocab_size, temperature)
+
+
+def prediction_of_rows(
+    kind: str, s: Tensor, t: Tensor, mask: Tensor, vocab_size: int, temperature: float
+) -> Tensor:
+    """:func:`prediction` on logits ``[rows, V']`` that were taken (and changed) already: ``[b]``."""
     if kind == "kl":
         return sample_sum(kl(s, t, temperature), mask) / mask.shape[1]
     if kind == "ce":
-        masked = (~mask).sum(1) * math.log(student.vocab_size)
+        masked = (~mask).sum(1) * math.log(vocab_size)
         return (sample_sum(soft_cross_entropy(s, t, temperature), mask) + masked) / mask.shape[1]
     if kind == "mse":
-        return sample_sum(squared_error(s, t), mask) / (mask.shape[1] * student.vocab_size)
+        return sample_sum(squared_error(s, t), mask) / (mask.shape[1] * vocab_size)
     raise ValueError(f"soft loss {kind!r} is unknown: {', '.join(KINDS)}.")
 
 

@@ -10,48 +10,59 @@ from torch import Tensor
 
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means, sample_sum
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank, tp_size
-from glmkd_nemo.models.logits import Logits
+
+
+def count(n: float, vocab_size: int) -> int:
+    """A number of tokens, from such a number or from a share of the vocabulary below 1."""
+    return int(n * vocab_size) if 0 < n < 1 else int(n)
 
 
 def top_n(
-    kind: str, student: Logits, teacher: Logits, mask: Tensor, n: float, temperature: float
+    kind: str,
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    n: int,
+    first_column: int,
+    temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """GLMD's loss on the teacher's ``n`` most likely tokens only (arXiv 2306.06625).
+    """Loss on the teacher's ``n`` most likely tokens, the rest of the student held below them.
 
     Args:
-        n: a number of tokens, or a share of the vocabulary if below 1.
+        kind: ``"kl"`` (of the distributions over these tokens, times T^2) or ``"mse"``.
+        student, teacher: logits ``[rows, V']`` of the positions in ``mask``.
+        mask: ``[b, s]`` booleans.
+        n: how many tokens.
+        first_column: vocabulary id of this rank's first column.
 
     Returns:
-        The loss on these tokens ``[b]``, and a hinge ``[b]`` that keeps the student's other logits
-        below its lowest logit among them (mean over the logits that violate it).
+        The loss ``[b]``, and the hinge ``[b]``: by how much other logits exceed the student's lowest
+        among these tokens, the mean over the logits that do.
     """
-    s, t = at_least_fp32(student.rows(mask)), at_least_fp32(teacher.rows(mask))
-    count = _top_count(n, teacher.vocab_size)
-    t_top, index = _top_of_all_ranks(t, count)
-    s_top = _pick(s, index - student.columns.start)
+    s, t = at_least_fp32(student), at_least_fp32(teacher)
+    t_top, index = _top_of_all_ranks(t, n)
+    s_top = _pick(s, index - first_column)
     if kind == "mse":
         rows = (s_top - t_top).square().mean(-1)
     else:
         rows = _replicated_kl(s_top, t_top, temperature)
     excess = (s - shared(s_top.min(-1, keepdim=True).values)).relu()
-    excess = excess.masked_fill(_is_top(s, index - student.columns.start), 0.0)
-    violated = all_sum((excess > 0).sum(-1))
+    excess = excess.masked_fill(_is_top(s, index - first_column), 0.0)
+    exceeding = all_sum((excess > 0).sum(-1).to(excess.dtype))
     hinge = ratio_of_means(
-        sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(violated.to(excess.dtype), mask)
+        sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(exceeding, mask)
     )
     return sample_sum(rows, mask) / mask.shape[1], hinge
 
 
-def flattened_below_top(logits: Tensor, n: float, vocab_size: int) -> Tensor:
-    """Logits ``[n, V']`` with every entry below the ``n`` largest replaced by the smallest."""
-    count = _top_count(n, vocab_size)
-    lowest_top = _top_of_all_ranks(logits, count)[0][..., -1:]
-    smallest = -all_max((-logits).amax(-1, keepdim=True))
-    return torch.where(logits >= lowest_top, logits, smallest)
-
-
-def _top_count(n: float, vocab_size: int) -> int:
-    return int(n * vocab_size) if 0 < n < 1 else int(n)
+def flattened_below_top(logits: Tensor, n: int) -> Tensor:
+    """``[rows, V']`` with every entry below the ``n`` largest replaced by the row's smallest."""
+    lowest_top = _top_of_all_ranks(logits, n)[0][..., -1:]
+    if logits.shape[-1]:
+        largest_negated = (-logits).amax(-1, keepdim=True)
+    else:
+        largest_negated = logits.new_full((*logits.shape[:-1], 1), -math.inf)
+    return torch.where(logits >= lowest_top, logits, -all_max(largest_negated))
 
 
 def _top_of_all_ranks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -91,6 +91,7 @@ class GLMConfig(TransformerConfig):
     gradient_accumulation_fusion: bool = False
     masked_softmax_fusion: bool = False
     persist_layer_norm: bool = False
+    cuda_graph_scope: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._refuse_impossible()

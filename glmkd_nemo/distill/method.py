@@ -1,0 +1,145 @@
+"""What a distillation method is: a list of loss parts, each on a few named tensors.
+
+A method never sees pipeline stages, shards or process groups. It declares parts; the engine finds
+out which tensors to tap, on which stage a part can be computed, and moves the teacher's tensors.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glmkd_nemo.distill.taps import TapKey
+
+Taps = Mapping[TapKey, Any]
+
+# Positions that a loss can be restricted to. GLMKD tells padding in two ways, kept apart here.
+MASKS = ("target", "pad_labels", "pad_positions", "none")
+
+
+class ModelShape(NamedTuple):
+    """The sizes of a model that a method may depend on."""
+
+    layers: int
+    hidden: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: ``input_ids``, ``labels``, ``loss_mask`` ``[b, s]``, ``position_ids``
+    ``[b, 2, s]``, ``attention_mask`` ``[b]`` (sep) or a full mask."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+
+    @cached_property
+    def target(self) -> Tensor:
+        """``[b, s]`` booleans: positions to be predicted."""
+        return self.loss_mask.bool()
+
+    @cached_property
+    def pad_labels(self) -> Tensor:
+        """``[b, s]`` booleans: all but padding, told by the labels (above 0)."""
+        return self.labels > 0
+
+    @cached_property
+    def pad_positions(self) -> Tensor:
+        """``[b, s]`` booleans: all but padding, told by the position ids (above 0, or the first)."""
+        real = self.position_ids[:, 0] > 0
+        real[:, 0] = True
+        return real
+
+    @cached_property
+    def everywhere(self) -> Tensor:
+        """``[b, s]`` of ``True``."""
+        return torch.ones_like(self.input_ids, dtype=torch.bool)
+
+    @cached_property
+    def pad_positions_and_target(self) -> Tensor:
+        """``[b, s]`` booleans: both."""
+        return self.pad_positions & self.target
+
+    def mask(self, name: str) -> Tensor:
+        """A mask by the name that configurations use, see :data:`MASKS`."""
+        mask: Tensor = getattr(self, "everywhere" if name == "none" else name)
+        return mask
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where training stands, and the random numbers of this step.
+
+    Attributes:
+        step: optimizer steps done.
+        max_steps: planned ones.
+        epoch: epochs done.
+        seed: of the run.
+    """
+
+    step: int = 0
+    max_steps: int = 1
+    epoch: int = 0
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Fraction of training done."""
+        return self.step / max(self.max_steps, 1)
+
+    def draws(self, *what: object) -> random.Random:
+        """A generator that depends on the seed and ``what`` only: equal on all ranks, and the
+        same again after a resume, so that nothing about it needs saving."""
+        return random.Random(":".join(map(str, (self.seed, *what))))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named loss.
+
+    Attributes:
+        name: how it is logged.
+        loss: ``loss(student_taps, teacher_taps, batch) -> [b]``, unweighted.
+        student, teacher: the taps that it reads.
+    """
+
+    name: str
+    loss: Callable[[Taps, Taps, Batch], Tensor]
+    student: tuple[TapKey, ...]
+    teacher: tuple[TapKey, ...] = ()
+
+
+class Method(nn.Module):
+    """Base of all methods. Trainable parameters (projections) are ordinary submodules.
+
+    Class attributes:
+        Config: dataclass of the method's options, with the paper's defaults.
+        needs_teacher: whether its term names a teacher.
+    """
+
+    Config: ClassVar[type]
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(self, config: Any, student: ModelShape, teacher: ModelShape | None) -> None:
+        super().__init__()
+        self.config, self.student, self.teacher = config, student, teacher
+
+    def parts(self, context: StepContext) -> list[Part]:
+        """The loss parts of this step. Must depend on ``context`` and the configuration only."""
+        raise RuntimeError(f"{type(self).__name__} must define parts()")
+
+    def possible_parts(self) -> list[Part]:
+        """Parts whose taps cover those of every step, asked once to place layers on stages.
+
+        The parts of step 0 unless overridden; a method that draws layers at random overrides it.
+        """
+        return self.parts(StepContext())

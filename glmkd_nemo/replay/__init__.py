@@ -1,0 +1,1 @@
+"""Replays recorded reference cases (flags, weights, inputs, numbers) through this project."""

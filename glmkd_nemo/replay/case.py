@@ -1,0 +1,145 @@
+"""A recorded case: a folder with ``case.json`` and ``tensors.safetensors``, in its collection."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from glmkd_nemo.checkpoint.original_glm import original_sizes
+from glmkd_nemo.replay import flags as options
+
+# Cases that record a fault of the reference, which this project mends: they do not count.
+EXCLUDED = {
+    "kd_mse_mask_ignored_bug": "the reference's MSE ignores its mask (misspelt keyword)",
+    "kd_readme_lossmask_3choices": "the reference lets padded choices into the soft loss",
+    "mixbaseline_*": "the reference's combination counts losses twice",
+    "theseus_*_seed1000": "the reference may leave a step without a student layer",
+    "theseus_*_seed1001": "the reference may leave a step without a student layer",
+    "trim_hidden_*": "the reference truncates the fused query-key-value block",
+    "ckd_modern_torch_nan": "the reference gives NaN on modern torch",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One folder. Values are read when asked for.
+
+    Raises:
+        ValueError: the folder is no case, by name.
+    """
+
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """``case.json``."""
+        path = self.folder / "case.json"
+        if not path.is_file():
+            raise ValueError(f"{self.folder} is no case: it has no case.json")
+        loaded: dict[str, Any] = json.loads(path.read_text())
+        return loaded
+
+    @property
+    def name(self) -> str:
+        """``collection/case``."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def root(self) -> Path:
+        """The folder that has ``models``, ``inputs`` and ``logits``."""
+        return self.folder.parent.parent
+
+    @property
+    def excluded(self) -> str | None:
+        """Why the case does not count, or ``None``."""
+        for pattern, reason in EXCLUDED.items():
+            if fnmatch(self.folder.name, pattern):
+                return reason
+        return None
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Recorded outputs and gradients."""
+        return load_file(self.folder / "tensors.safetensors")
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """The batch."""
+        return load_file(self.root / self.record["inputs_file"])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a forward and backward of a GLM alone."""
+        return self.folder.parent.name == "glm"
+
+    @cached_property
+    def flags(self) -> dict[str, Any]:
+        """Options that define the distillation."""
+        record = self.record
+        return options.parse([*record.get("flags", []), *record.get("student_extra_flags", [])])
+
+    @cached_property
+    def terms(self) -> dict[str, dict[str, Any]]:
+        """The objective. Raises ``NotYet`` where a later version is needed."""
+        if self.is_plain:
+            for key in ("map_vocab_size", "compress_word_emb"):
+                if self.record["config"][key]:
+                    raise options.NotYet("vocabulary map or compressed embedding")
+            if self.record["config"]["cross_layer_parameter_sharing"]:
+                raise options.NotYet("cross-layer sharing")
+            if self.record["config"]["inverted_bottleneck_mode"]:
+                raise options.NotYet("inverted bottleneck")
+            return {"hard": {"method": "hard"}}
+        if self.folder.parent.name != "distill_pt" or "steps" in self.record:
+            raise options.NotYet("fine-tuning, several teachers or several steps")
+        return options.pretraining_terms(self.flags)
+
+    def student(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The student's weights (original names) and sizes."""
+        key = "model_file" if self.is_plain else "student_model_file"
+        argv = self.record["argv" if self.is_plain else "full_argv"]
+        return self._model(self.record[key], options.parse(argv)["num-attention-heads"])
+
+    def teachers(self) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """The teachers' weights and sizes."""
+        files = self.record.get("teacher_model_files", [])
+        if not files:
+            return []
+        heads = options.parse(self.record["full_argv"])["teacher_num_attention_heads"]
+        return [self._model(file, heads) for file in files]
+
+    def _model(self, file: str, heads: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        state = load_file(self.root / file)
+        return state, {**original_sizes(state), "num_attention_heads": int(heads)}
+
+    def logits(self) -> dict[str, Tensor]:
+        """Recorded logits: of the ``student``, and of the first teacher as ``t0``."""
+        if self.is_plain:
+            return {"student": self.tensors["out/logits"]}
+        files = {"student": self.record["student_logits_file"][0]}
+        if self.record.get("teacher_logits_files"):
+            files["t0"] = self.record["teacher_logits_files"][0][0]
+        return {who: load_file(self.root / file)["logits"] for who, file in files.items()}
+
+    @cached_property
+    def drawn_layers(self) -> list[int]:
+        """Teacher layers whose input layernorm was tapped: the random draw that was made."""
+        hook = self.record.get("teacher_hooks", [[{}]])[0][0]
+        layers = hook.get("transformer", {}).get("layers", {})
+        return sorted(int(i) for i, names in layers.items() if "layernorm_output" in names)
+
+    def extra_parameters(self) -> dict[str, Tensor]:
+        """The method's own parameters, under our names."""
+        prefix = "extra_param/"
+        return {
+            options.our_parameter(name.removeprefix(prefix)): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }

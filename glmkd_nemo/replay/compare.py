@@ -1,0 +1,90 @@
+"""Relative errors of a run against the recorded numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glmkd_nemo.replay.case import Case
+from glmkd_nemo.replay.flags import our_part
+from glmkd_nemo.replay.run import Outcome
+
+TOLERANCE = 1e-5
+NOTHING = 1e-7  # a gradient with a smaller norm is compared absolutely
+
+
+class Error(NamedTuple):
+    """A relative error of one quantity."""
+
+    kind: str  # logits, loss, component, gradient
+    name: str
+    value: float
+
+
+def scalar_error(x: float, reference: float) -> float:
+    """``|x - ref| / max(|ref|, 1e-3)``."""
+    return abs(x - reference) / max(abs(reference), 1e-3)
+
+
+def tensor_error(x: Tensor, reference: Tensor) -> float:
+    """``||x - ref|| / ||ref||``; where the reference is nothing, 0 if ours is too."""
+    x, reference = x.double(), reference.double()
+    norm = float(reference.norm())
+    difference = float((x - reference).norm())
+    if norm < NOTHING:
+        return 0.0 if difference <= NOTHING else difference / NOTHING
+    return difference / norm
+
+
+def errors(case: Case, outcome: Outcome) -> list[Error]:
+    """All errors of a case."""
+    found = [
+        Error("logits", who, tensor_error(outcome.logits[who], reference))
+        for who, reference in case.logits().items()
+    ]
+    total = case.record["loss" if case.is_plain else "total_loss"]
+    found.append(Error("loss", "loss", scalar_error(outcome.values["loss"], float(total))))
+    return found + _components(case, outcome) + _gradients(case, outcome)
+
+
+def _components(case: Case, outcome: Outcome) -> list[Error]:
+    found = []
+    for name, reference in case.record.get("components", {}).items():
+        part = our_part(name, case.terms)
+        if part is not None:
+            ours = outcome.values[part] * outcome.weights[part.partition("/")[0]]
+        elif name == "Train/hard_loss":
+            ours = outcome.values["hard_label"]
+        else:  # counts, and the sum that is compared as the loss
+            continue
+        found.append(Error("component", name, scalar_error(ours, float(reference))))
+    return found
+
+
+def _gradients(case: Case, outcome: Outcome) -> list[Error]:
+    found = []
+    for name, (norm, _, _, stride) in case.record["grad_stats"].items():
+        ours = outcome.gradients.get(name)
+        if ours is None:
+            found.append(Error("gradient", f"{name} (missing)", float("inf")))
+            continue
+        if f"grad/{name}" in case.tensors:
+            entries, reference = ours, case.tensors[f"grad/{name}"]
+        else:
+            entries, reference = ours.flatten()[:: int(stride)], case.tensors[f"gradsample/{name}"]
+        found.append(Error("gradient", name, tensor_error(entries, reference)))
+        if float(norm) >= NOTHING:
+            error = scalar_error(float(ours.double().norm()), float(norm))
+            found.append(Error("gradient", f"{name} (norm)", error))
+    unexpected = outcome.gradients.keys() - case.record["grad_stats"].keys()
+    for name in sorted(unexpected):
+        size = float(torch.linalg.vector_norm(outcome.gradients[name]))
+        found.append(Error("gradient", f"{name} (none recorded)", size / NOTHING * TOLERANCE))
+    return found
+
+
+def worst(found: list[Error], kind: str) -> float:
+    """The largest error of a kind; 0 where there is none."""
+    return max((e.value for e in found if e.kind == kind), default=0.0)

@@ -1,0 +1,200 @@
+"""Runs one case on this project's real path: Megatron-Core's schedule, DDP and gradient reduction."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_original
+from glmkd_nemo.distill.gather import whole_gradients, whole_logits
+from glmkd_nemo.distill.method import Batch, ModelShape, StepContext
+from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.distill.pipeline import sum_over_stages
+from glmkd_nemo.distill.placement import place_teacher
+from glmkd_nemo.distill.step import DistillationStep
+from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.models.config import GLMConfig, glm_config_from_cfg
+from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.replay.case import Case
+
+
+@dataclass
+class Outcome:
+    """What a run gave, on rank 0: whole tensors, original names.
+
+    ``values`` has the loss parts by our names, unweighted, and ``loss``; ``weights`` the terms' own.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Recorded(random.Random):
+    """Gives the recorded draw instead of a new one."""
+
+    def __init__(self, layers: list[int]) -> None:
+        super().__init__(0)
+        self._layers = layers
+
+    def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
+        return [layer for layer in self._layers if layer in population][:k]
+
+
+@dataclass(frozen=True)
+class _RecordedContext(StepContext):
+    layers: tuple[int, ...] = ()
+
+    def draws(self, *what: object) -> random.Random:
+        return _Recorded(list(self.layers))
+
+
+def run_case(
+    case: Case,
+    sequence_parallel: bool = False,
+    dtype: torch.dtype = torch.float32,
+    recompute: str | None = None,
+) -> Outcome:
+    """One forward and backward of a case in the parallel layout that is initialised.
+
+    Every rank must call it; the outcome is complete on rank 0.
+    """
+    parallel = {
+        "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
+        "sequence_parallel": sequence_parallel,
+    }
+    state, sizes = case.student()
+    config = _config({**sizes, "activations_checkpoint_granularity": recompute}, parallel)
+    teachers = {f"t{i}": pair for i, pair in enumerate(case.teachers())}
+    objective = Objective(
+        {n: term_from_dict(n, t, teachers) for n, t in case.terms.items()},
+        _shape(sizes),
+        {name: _shape(teacher_sizes) for name, (_, teacher_sizes) in teachers.items()},
+    ).to(dtype)
+    own = dict(objective.named_parameters())
+    with torch.no_grad():
+        for name, tensor in case.extra_parameters().items():
+            if name in own:
+                own[name].copy_(tensor)
+    hosted: dict[str, Teacher] = {}
+    for name, (teacher_state, teacher_sizes) in teachers.items():
+        parts = objective.possible_parts()
+        split = place_teacher(name, parts, config.split, teacher_sizes["num_layers"])
+        hosted[name] = Teacher(
+            _model(_config(teacher_sizes, parallel, split), teacher_state, dtype, teacher_sizes)
+        )
+    student = _model(config, state, dtype, sizes)
+    student.add_module("distill", objective)
+    step = DistillationStep(config, objective, hosted)
+    context = _RecordedContext(
+        step=case.record.get("args_at_step", {}).get("iteration", 0),
+        max_steps=case.record.get("args_at_step", {}).get("train_iters", 1),
+        layers=tuple(case.drawn_layers),
+    )
+    outcome = Outcome(weights={n: t.weight for n, t in objective.terms.items()})
+    batch = _batch(case.inputs, dtype)
+    outcome.values = _forward_backward(student, step, context, batch)
+    outcome.values["hard_label"] = _hard_label(student, batch)
+    outcome.gradients = _original(whole_gradients(student), sizes["num_attention_heads"])
+    outcome.logits["student"] = whole_logits(student, Batch(**batch))
+    for name, teacher in hosted.items():
+        outcome.logits[name] = whole_logits(teacher.model, Batch(**batch))
+    return outcome
+
+
+def _forward_backward(
+    student: GLMModel, step: DistillationStep, context: StepContext, batch: dict[str, Tensor]
+) -> dict[str, float]:
+    ddp = DistributedDataParallel(student.config, DistributedDataParallelConfig(), student)
+    student.train()
+    step.start(context, num_microbatches=1)
+    ddp.zero_grad_buffer()
+    b, s = batch["input_ids"].shape
+    get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=iter([batch]),
+        model=[ddp],
+        num_microbatches=1,
+        seq_length=s,
+        micro_batch_size=b,
+        forward_only=False,
+    )
+    sum_over_stages(step.objective)
+    finalize_model_grads([ddp])
+    return {name: float(value) for name, value in step.finish().items()}
+
+
+def _hard_label(student: GLMModel, batch: dict[str, Tensor]) -> float:
+    """The token mean of the cross-entropy, which the reference logs in every case."""
+    objective = Objective({"hard": term_from_dict("hard", {"method": "hard"}, [])}, _NO_SHAPE, {})
+    step = DistillationStep(student.config, objective, {})
+    step.start(StepContext(), num_microbatches=1)
+    b, s = batch["input_ids"].shape
+    with torch.no_grad():
+        get_forward_backward_func()(
+            forward_step_func=step,
+            data_iterator=iter([batch]),
+            model=[student],
+            num_microbatches=1,
+            seq_length=s,
+            micro_batch_size=b,
+            forward_only=True,
+        )
+    return float(step.finish()["loss"])
+
+
+_NO_SHAPE = ModelShape(10**6, 1, 1)
+
+
+def _config(
+    sizes: Mapping[str, Any], parallel: Mapping[str, Any], split: list[int] | None = None
+) -> GLMConfig:
+    no_dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "transformer_engine": False}
+    return glm_config_from_cfg(
+        {**sizes, **no_dropout}, sizes["vocab_size"], parallel=parallel, split=split
+    )
+
+
+def _shape(sizes: Mapping[str, Any]) -> ModelShape:
+    return ModelShape(sizes["num_layers"], sizes["hidden_size"], sizes["num_attention_heads"])
+
+
+def _model(
+    config: GLMConfig, state: Mapping[str, Tensor], dtype: torch.dtype, sizes: Mapping[str, Any]
+) -> GLMModel:
+    config.params_dtype = dtype
+    config.pipeline_dtype = dtype
+    model = GLMModel(
+        config,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+    ).to(dtype)
+    load_whole(model, from_original(state, sizes["num_attention_heads"]))
+    return model
+
+
+def _batch(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    names = ("input_ids", "position_ids", "attention_mask", "labels", "loss_mask")
+    return {n: inputs[n].to(dtype) if n == "loss_mask" else inputs[n] for n in names}
+
+
+def _original(gradients: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+    prefix = "distill."
+    own = {n: g for n, g in gradients.items() if n.startswith(prefix)}
+    model = {n: g for n, g in gradients.items() if n not in own}
+    renamed = {f"student.{n.removeprefix(prefix).split('.', 2)[2]}": g for n, g in own.items()}
+    return {**to_original(model, heads), **renamed}
