@@ -26,6 +26,11 @@ _MESSAGES = (
     r".*pkg_resources is deprecated.*",
     r".*_all_gather_base.* is a private function.*",
     r".*_reduce_scatter_base.* is a private function.*",
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*lr_scheduler\.step\(\).* before .*optimizer\.step\(\).*",
+    r".*`srun` command is available.*",
+    r".*TypedStorage is deprecated.*",
 )
 _LOGGERS = (
     "nv_one_logger",
@@ -44,8 +49,27 @@ def install() -> None:
     """Silence import-time noise; must run before NeMo or Megatron-Core is imported. Idempotent."""
     if debugging():
         return
-    os.environ.setdefault("NEMO_LOG_LEVEL", "ERROR")
     for message in _MESSAGES:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def screen() -> None:
+    """Keeps NeMo's and Lightning's log lines off the screen; exp_manager's files still get them.
+
+    Call it after NeMo is imported: NeMo's and Lightning's own levels are set at their import. The
+    environment variable ``NEMO_LOG_LEVEL`` (default ERROR) says what NeMo may show.
+    """
+    if debugging():
+        return
+    import nemo.utils  # noqa: F401  (its import adds the handlers)
+
+    level = logging.getLevelName(os.environ.get("NEMO_LOG_LEVEL", "ERROR").upper())
+    for handler in logging.getLogger("nemo_logger").handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setLevel(level if isinstance(level, int) else logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(logging.WARNING)

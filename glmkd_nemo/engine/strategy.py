@@ -18,9 +18,10 @@ from nemo.utils import AppState
 from nemo.utils.model_utils import ckpt_to_dir
 
 from glmkd_nemo.checkpoint import sharded
-from glmkd_nemo.engine import random
+from glmkd_nemo.engine import quiet, random
 
 _UNSHARDED = ("state_dict", "optimizer_states")
+quiet.screen()
 
 
 class MegatronStrategy(DDPStrategy):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.nemo import NemoConnector, allow_target, load_tokenizer_of
 from glmkd_nemo.distill.losses import cross_entropy
-from glmkd_nemo.engine import data_feed, random, schedule
+from glmkd_nemo.engine import data_feed, quiet, random, schedule
 from glmkd_nemo.engine.blank_filling import HeldOut
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
 from glmkd_nemo.engine.layout import check_layout
@@ -35,6 +35,7 @@ Batch = dict[str, Tensor]
 LossFunction = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 allow_target()
+quiet.screen()
 
 
 class GLMModelPT(ModelPT):

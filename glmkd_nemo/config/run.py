@@ -1,0 +1,121 @@
+"""Entry points of scripts: Hydra, strict configuration, one clear message for a user's error."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from glmkd_nemo.config.overrides import check_overrides
+from glmkd_nemo.config.schema import PretrainSchema
+from glmkd_nemo.config.strict import ConfigError, check
+from glmkd_nemo.engine import quiet
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+USER_ERROR = 2
+Main = Callable[[DictConfig], int | None]
+
+
+def term_fields(method: str) -> Iterable[str]:
+    """Keys of a term of ``model.distill.terms`` that uses ``method``.
+
+    Raises:
+        ValueError: an unknown method, with the nearest known one.
+    """
+    import dataclasses
+
+    from glmkd_nemo.distill.methods import method_class
+    from glmkd_nemo.distill.objective import TermConfig
+
+    own = [f.name for f in dataclasses.fields(TermConfig) if f.name != "options"]
+    return [*own, *(f.name for f in dataclasses.fields(method_class(method).Config))]
+
+
+def open_sections() -> dict[str, type]:
+    """Schemas of sections that belong to other packages (NeMo's experiment manager)."""
+    from nemo.utils.exp_manager import ExpManagerConfig
+
+    return {"exp_manager": ExpManagerConfig}
+
+
+def glm_main(
+    config_name: str, schema: type = PretrainSchema, conf: Path = CONF
+) -> Callable[[Main], Callable[[], None]]:
+    """Decorates ``main(cfg)`` of a script.
+
+    The configuration is composed by NeMo's ``hydra_runner`` and checked strictly: an unknown key
+    in a file or on the command line ends the program with one line that names it and the nearest
+    known key. Errors that the user can mend (``ValueError``, ``OSError``) are printed as their
+    message; ``GLMKD_DEBUG=1`` shows the traceback. Exit code 2.
+
+    Args:
+        config_name: YAML file in ``conf`` without suffix.
+        schema: dataclass of the whole configuration.
+        conf: directory of the configuration groups.
+    """
+
+    def decorator(main: Main) -> Callable[[], None]:
+        @functools.wraps(main)
+        def script() -> None:
+            sys.exit(_guarded(lambda: _compose_and_run(main, config_name, schema, conf)))
+
+        return script
+
+    return decorator
+
+
+def _guarded(action: Callable[[], int | None]) -> int:
+    try:
+        return action() or 0
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        if quiet.debugging():
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one rank speaks
+            hint = "(GLMKD_DEBUG=1 shows where)"
+            print(f"error: {error}\n{hint}", file=sys.stderr, flush=True)
+        if isinstance(error, ConfigError) or "torch.distributed" not in sys.modules:
+            return USER_ERROR
+        _leave()
+        return USER_ERROR
+
+
+def _leave() -> None:
+    """Ends a rank whose peers may be waiting for it: no destructor may wait for them."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(USER_ERROR)
+
+
+def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> int | None:
+    flags = [a for a in sys.argv[1:] if a.startswith("-")]
+    plain_arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
+    spelled = check_overrides(plain_arguments, schema, conf, open_sections())
+    sys.argv[1:] = [*flags, *spelled]  # also what Lightning starts further ranks with
+    from nemo.core.config import hydra_runner
+
+    quiet.screen()
+    result: list[int | None] = []
+
+    def checked(cfg: DictConfig) -> None:
+        _check_given(cfg)
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(plain, Mapping)
+        check(plain, schema, open_sections(), term_fields)
+        result.append(main(cfg))
+
+    hydra_runner(config_path=str(conf), config_name=config_name)(checked)()
+    return result[0] if result else None
+
+
+def _check_given(cfg: DictConfig) -> None:
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError("\n".join(f"{key} must be given: write {key}=..." for key in missing))

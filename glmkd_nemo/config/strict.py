@@ -1,0 +1,150 @@
+"""Checks a configuration against dataclasses: unknown keys are named, with the nearest known one.
+
+OmegaConf's and Hydra's own strictness reports one key at a time and suggests nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+# fields of one entry of model.distill.terms, by the name of its method
+TermFields = Callable[[str], Iterable[str]]
+TERMS = "model.distill.terms"
+
+
+class ConfigError(ValueError):
+    """The user's configuration is wrong; the message says where and what to write instead."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean X?"`` for the known word nearest to ``word``, or an empty string."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def check(
+    cfg: Mapping[str, Any],
+    schema: type,
+    sections: Mapping[str, type] | None = None,
+    term_fields: TermFields | None = None,
+) -> None:
+    """Checks keys and types of a composed configuration.
+
+    Args:
+        cfg: plain (resolved) containers.
+        schema: dataclass of the whole configuration.
+        sections: dataclasses for fields that the schema leaves open, by dotted name.
+        term_fields: names that a term of ``model.distill.terms`` may have, by method; it raises
+            ValueError for an unknown method.
+
+    Raises:
+        ConfigError: one message with all problems.
+    """
+    problems = list(_walk(cfg, schema, "", dict(sections or {})))
+    problems += _terms(cfg, term_fields)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _walk(node: Any, schema: Any, path: str, sections: dict[str, type]) -> Iterable[str]:
+    if not isinstance(node, Mapping):
+        return
+    fields = typing.get_type_hints(schema)
+    for key, value in node.items():
+        name = f"{path}{key}"
+        if key not in fields:
+            hint = nearest(str(key), fields)
+            yield f"unknown key {name}{hint.replace('mean ', f'mean {path}')}"
+            continue
+        kind = sections.get(name) or _dataclass_in(fields[key])
+        if kind is None:
+            yield from _wrong_type(name, key, value, schema)
+        elif _is_dict_of(fields[key]) and isinstance(value, Mapping):
+            for entry, inner in value.items():
+                yield from _walk(inner, kind, f"{name}.{entry}.", sections)
+        elif value is not None and not isinstance(value, Mapping):
+            yield f"{name}={value!r} must be a section with keys of its own"
+        else:
+            yield from _walk(value, kind, f"{name}.", sections)
+
+
+def _wrong_type(name: str, key: str, value: Any, schema: type) -> Iterable[str]:
+    if name == TERMS:
+        return
+    try:
+        OmegaConf.merge(OmegaConf.structured(schema), {key: value})
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        yield f"{name}={value!r} is of the wrong type: {reason}"
+
+
+def _terms(cfg: Mapping[str, Any], term_fields: TermFields | None) -> Iterable[str]:
+    terms = ((cfg.get("model") or {}).get("distill") or {}).get("terms") or {}
+    if term_fields is None:
+        return
+    for name, term in terms.items():
+        path = f"{TERMS}.{name}"
+        method = term.get("method") if isinstance(term, Mapping) else None
+        if not method:
+            yield f"{path} names no method: add {path}.method=kd or another one"
+            continue
+        try:
+            known = list(term_fields(method))
+        except ValueError as error:
+            yield f"{path}.method: {error}"
+            continue
+        for key in term:
+            if key not in known:
+                yield f"unknown key {path}.{key} ({method}){nearest(key, known)}"
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a type hint holds: ``X``, ``X | None``, ``dict[str, X]``."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) in (typing.Union, dict):
+        found = [_dataclass_in(part) for part in typing.get_args(hint)]
+        return next((part for part in found if part is not None), None)
+    return None
+
+
+def _is_dict_of(hint: Any) -> bool:
+    return typing.get_origin(hint) is dict
+
+
+def known_path(path: str, schema: type, sections: Mapping[str, type] | None = None) -> str | None:
+    """What is wrong with a dotted key, or None if the schema has it.
+
+    Args:
+        path: e.g. ``model.optim.lr``.
+        schema, sections: as in :func:`check`. Below an open field everything is accepted.
+    """
+    here: Any = schema
+    done: list[str] = []
+    words = path.split(".")
+    while words:
+        word = words.pop(0)
+        fields = typing.get_type_hints(here)
+        prefix = ".".join(done)
+        if word not in fields:
+            hint = nearest(word, fields)
+            dotted = f"{prefix}." if prefix else ""
+            return f"unknown key {path}{hint.replace('mean ', f'mean {dotted}')}"
+        done.append(word)
+        hint_type = fields[word]
+        kind = (sections or {}).get(".".join(done)) or _dataclass_in(hint_type)
+        if kind is None:
+            scalar = typing.get_origin(hint_type) is not dict and hint_type is not Any
+            return f"unknown key {path}: {'.'.join(done)} has no keys" if words and scalar else None
+        if _is_dict_of(hint_type) and words:
+            done.append(words.pop(0))
+        here = kind
+    return None
