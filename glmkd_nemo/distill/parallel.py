@@ -22,7 +22,7 @@ def all_sum(x: Tensor) -> Tensor:
 
     Right wherever what follows is computed by all ranks alike.
     """
-    return tensor_parallel.reduce_from_tensor_model_parallel_region(x)
+    return tensor_parallel.reduce_from_tensor_model_parallel_region(x.contiguous())
 
 
 def shared(x: Tensor) -> Tensor:
@@ -30,7 +30,11 @@ def shared(x: Tensor) -> Tensor:
 
     For a replicated tensor that each rank uses on its own shard only.
     """
-    return tensor_parallel.copy_to_tensor_model_parallel_region(x)
+    x = tensor_parallel.copy_to_tensor_model_parallel_region(x)
+    if x.requires_grad:
+        # Megatron-Core reduces a copy of a gradient that is not contiguous, and returns the original
+        x.register_hook(torch.Tensor.contiguous)
+    return x
 
 
 @torch.no_grad()

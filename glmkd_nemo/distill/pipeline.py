@@ -24,13 +24,16 @@ class Links:
     """
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
-        self._ranks = dist.get_process_group_ranks(parallel_state.get_pipeline_model_parallel_group())
+        mine = dist.get_process_group_ranks(parallel_state.get_pipeline_model_parallel_group())
+        self._ranks = mine
         self.stage = parallel_state.get_pipeline_model_parallel_rank()
-        self._groups = {
-            pair: dist.new_group([self._ranks[k] for k in pair], use_local_synchronization=True)
-            for pair in sorted(set(pairs))
-            if self.stage in pair
-        }
+        self._groups: dict[tuple[int, int], Any] = {}
+        pairs = sorted(set(pairs))
+        for ranks in _all_pipelines(mine) if pairs else []:
+            for i, j in pairs:  # every process has to take part in making every group
+                group = dist.new_group([ranks[i], ranks[j]])
+                if ranks == mine and self.stage in (i, j):
+                    self._groups[i, j] = group
         self._in_flight: list[tuple[Tensor, Any]] = []
 
     def send(self, x: Tensor, to: int) -> None:
@@ -50,6 +53,13 @@ class Links:
         for _, work in self._in_flight:
             work.wait()
         self._in_flight.clear()
+
+
+def _all_pipelines(mine: list[int]) -> list[list[int]]:
+    """Global ranks of every pipeline of the job, in one order on all ranks."""
+    found: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, mine)
+    return sorted({tuple(ranks): ranks for ranks in found}.values())
 
 
 def activation_shape(config: GLMConfig, batch: int, sequence: int) -> tuple[int, int, int]:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
+from glmkd_nemo.distill.parallel import shared
+
 
 class Logits:
     """Final hidden states and head weight; their product is what others call logits.
@@ -42,7 +44,7 @@ class Logits:
                 self._hidden, tensor_parallel_output_grad=True
             )
         else:
-            h = tensor_parallel.copy_to_tensor_model_parallel_region(self._hidden)
+            h = shared(self._hidden)
         return h.transpose(0, 1)
 
     @property
