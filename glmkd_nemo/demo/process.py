@@ -6,10 +6,10 @@ child starts in a fraction of a second and never inherits threads of the caller.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,31 +20,31 @@ class StageFailedError(RuntimeError):
     """A stage ended without an answer; what it printed says why."""
 
 
-def run_apart(function: Callable[..., Any], *args: Any, preload: str | None = None) -> Any:
+def run_apart(name: str, *args: Any, preload: str | None = None) -> Any:
     """``function(*args)`` in a fresh process; its return value.
 
     Args:
-        function: importable by name (a module's own function).
+        name: ``package.module.function``; the caller need not import the module.
         args: picklable.
-        preload: module to import once for all children.
+        preload: module to import once for all children (default: the function's own).
 
     Raises:
-        ValueError: as raised by `function` (its message is for the user).
+        ValueError: as raised by the function (its message is for the user).
         FileNotFoundError: likewise.
-        StageFailedError: `function` raised anything else, or its process was killed.
+        StageFailedError: it raised anything else, or its process was killed.
         KeyboardInterrupt: the user pressed Ctrl-C; the child has ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload or function.__module__])
+    context.set_forkserver_preload([preload or name.rpartition(".")[0]])
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, function, args))
+    child = context.Process(target=_child, args=(sender, name, args))
     child.start()
     sender.close()
     try:
         answer = receiver.recv()
     except EOFError:
         child.join()
-        raise StageFailedError(f"{function.__name__} ended with code {child.exitcode}") from None
+        raise StageFailedError(f"{name} ended with code {child.exitcode}") from None
     except KeyboardInterrupt:
         child.join(_GRACE_SECONDS)  # Ctrl-C reached it too
         child.kill()
@@ -55,10 +55,11 @@ def run_apart(function: Callable[..., Any], *args: Any, preload: str | None = No
     return answer
 
 
-def _child(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _child(sender: Connection, name: str, args: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    module, _, function = name.rpartition(".")
     try:
-        answer = function(*args)
+        answer = getattr(importlib.import_module(module), function)(*args)
     except (ValueError, FileNotFoundError) as error:
         answer = type(error)(*error.args)  # the message, without frames that cannot be pickled
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+SECOND_STAGES = ("labels", "soft")
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 
 
@@ -34,10 +35,11 @@ class KDSettings:
 
 @dataclass
 class GLMDSettings:
-    """GLMD's first stage: temperature, and the lengths (in steps) that are tried."""
+    """GLMD's temperature; lengths of stage 1 (steps) and kinds of stage 2 that are tried."""
 
     temperature: float
-    first_stages: list[int]
+    first: list[int]
+    second: list[str]
 
 
 @dataclass
@@ -47,13 +49,13 @@ class DemoSettings:
     out: str
     corpus: str | None
     seed: int
+    threads: int
     vocab_size: int
     seq_length: int
     batch_size: int
     test_batches: int
     check_batches: int
     check_every: int
-    save_every: int
     teacher: ModelSettings
     student: ModelSettings
     kd: KDSettings
@@ -76,13 +78,19 @@ def load_settings(changes: list[str], path: Path = CONFIG) -> DemoSettings:
     except OmegaConfBaseException as error:
         raise ValueError(f"settings of the demo: {error}") from error
     assert isinstance(settings, DemoSettings)
-    steps = settings.student.steps
-    if not settings.glmd.first_stages or not all(0 < n < steps for n in settings.glmd.first_stages):
-        raise ValueError(
-            f"glmd.first_stages={settings.glmd.first_stages} must name lengths between 1 and "
-            f"{steps - 1}: both stages together have student.steps={steps} steps"
-        )
+    _check_glmd(settings)
     return settings
+
+
+def _check_glmd(settings: DemoSettings) -> None:
+    steps, glmd = settings.student.steps, settings.glmd
+    if not glmd.first or not all(0 < n < steps for n in glmd.first):
+        raise ValueError(
+            f"glmd.first={glmd.first} must name lengths between 1 and {steps - 1}: both stages "
+            f"together have student.steps={steps} steps"
+        )
+    if not glmd.second or not set(glmd.second) <= set(SECOND_STAGES):
+        raise ValueError(f"glmd.second={glmd.second} may hold {', '.join(SECOND_STAGES)}")
 
 
 def _dotlist(changes: list[str]) -> Any:

@@ -6,9 +6,9 @@ from glmkd_nemo.demo.settings import load_settings
 
 
 def test_defaults_and_changes() -> None:
-    settings = load_settings(["teacher.steps=7", "glmd.first_stages=[3,4]", "student.lr=1e-4"])
+    settings = load_settings(["teacher.steps=7", "glmd.first=[3,4]", "student.lr=1e-4"])
     assert settings.teacher.steps == 7
-    assert settings.glmd.first_stages == [3, 4]
+    assert settings.glmd.first == [3, 4]
     assert settings.student.lr == 1e-4
     assert settings.corpus is None
 
@@ -25,6 +25,7 @@ def test_a_path_may_hold_any_character() -> None:
         ("xyzzyq=1", "there are out, corpus"),
         ("teacher.steps=many", "could not be converted to Integer"),
         ("student.steps=100", "between 1 and 99"),
+        ("glmd.second=[hard]", "may hold labels, soft"),
     ],
 )
 def test_bad_settings_are_named(change: str, words: str) -> None:

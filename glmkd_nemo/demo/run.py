@@ -1,0 +1,271 @@
+"""The demo from text to report: stages in order, each skipped when it is done."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from glmkd_nemo.demo import jobs
+from glmkd_nemo.demo.corpus import corpus_files
+from glmkd_nemo.demo.process import run_apart
+from glmkd_nemo.demo.results import Blank, Candidate, Curve, Results, Row
+from glmkd_nemo.demo.settings import DemoSettings, ModelSettings
+from glmkd_nemo.demo.stages import Stage, StageRunner
+
+PREPARE = "glmkd_nemo.demo.corpus.prepare_corpus"
+TRAINING = "glmkd_nemo.demo.training"
+SECOND_STAGE = {"labels": "labels", "soft": "labels and the teacher at T = 1"}
+Outcome = dict[str, Any]
+
+
+class Demo:
+    """One run of the demo.
+
+    Args:
+        settings: all of ``conf/demo.yaml``.
+        say: prints a line for the user.
+    """
+
+    def __init__(self, settings: DemoSettings, say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.say = say
+        self.root = Path(settings.out).absolute()
+        self.runner = StageRunner(self.root, self._announce)
+        self.corpus = self.runner.folder("corpus")
+
+    def _announce(self, name: str, skipped: bool) -> None:
+        if skipped:
+            self.say(f"  {name:<24} done before")
+        elif name in ("corpus", "blanks"):
+            self.say(f"  {name} ...")
+
+    def _stage(
+        self,
+        name: str,
+        spec: dict[str, Any],
+        work: Callable[[Path], Outcome],
+        after: tuple[str, ...] = (),
+    ) -> Outcome:
+        """Runs a stage and adds the seconds it took."""
+
+        def timed(folder: Path) -> Outcome:
+            started = time.monotonic()
+            outcome = work(folder)
+            return {**outcome, "stage_seconds": time.monotonic() - started}
+
+        return self.runner.run(Stage(name, spec, timed, after))
+
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def prepare(self) -> Outcome:
+        """Text, tokenizer and indexed files."""
+        s = self.settings
+        spec = {
+            "text": _identity(s.corpus),
+            "vocab_size": s.vocab_size,
+            "seq_length": s.seq_length,
+        }
+
+        def work(folder: Path) -> Outcome:
+            data = jobs.data_section()
+            arguments = (folder, s.corpus, s.vocab_size, data, s.seq_length)
+            return dict(run_apart(PREPARE, *arguments, preload=TRAINING))
+
+        return self._stage("corpus", spec, work)
+
+    def train(
+        self,
+        name: str,
+        label: str,
+        size: ModelSettings,
+        terms: dict[str, Any] | None = None,
+        teacher: str = "",
+    ) -> Outcome:
+        """One model: trained, saved as ``.nemo``, measured on validation and test text."""
+        s, folder = self.settings, self.runner.folder(name)
+        changes = jobs.pretraining(name, folder, self.corpus, size, s)
+        if terms is not None:
+            changes = jobs.distillation(changes, teacher, terms)
+
+        def work(folder: Path) -> Outcome:
+            outcome = run_apart(f"{TRAINING}.train", folder, label, changes, s.threads)
+            for split in ("valid", "test"):
+                outcome[split] = run_apart(
+                    f"{TRAINING}.held_out",
+                    outcome["nemo"],
+                    self.corpus / split,
+                    s.test_batches,
+                    s.threads,
+                )
+            return dict(outcome)
+
+        after = ("corpus",) if terms is None else ("corpus", "teacher")
+        spec = {"config": changes, "test_batches": s.test_batches, "threads": s.threads}
+        return self._stage(name, spec, work, after)
+
+    def fill(self, blanks: list[list[str]], nemos: dict[str, str]) -> Outcome:
+        """Each model's answers to the sentences, by the model's label."""
+        texts = [text for text, _ in blanks]
+
+        def work(folder: Path) -> Outcome:
+            threads = self.settings.threads
+            return {
+                label: run_apart(f"{TRAINING}.answers", nemo, texts, threads)
+                for label, nemo in nemos.items()
+            }
+
+        after = tuple(Path(nemo).parent.name for nemo in nemos.values())
+        return self._stage("blanks", {"texts": texts, "models": list(nemos)}, work, after)
+
+    # ---- all of it ------------------------------------------------------------------------------
+
+    def run(self) -> Results:
+        """Runs what is not done yet; the numbers of the report."""
+        s = self.settings
+        corpus = self.prepare()
+        share = corpus["target_share"]
+        teacher = self.train("teacher", "teacher", s.teacher)
+        learn = partial(self.train, size=s.student, teacher=teacher["nemo"])
+        scratch = self.train("scratch", "student, labels only", s.student)
+        kd = learn("kd", "student, KD", terms=jobs.kd_terms(s, share))
+        tried: dict[tuple[int, str], Outcome] = {}
+        for second in s.glmd.second:
+            for first in s.glmd.first:
+                label = f"student, GLMD {first}+{s.student.steps - first}"
+                terms = jobs.glmd_terms(s, first, second, share)
+                tried[first, second] = learn(f"glmd_{first}_{second}", label, terms=terms)
+        best = min(tried, key=lambda key: tried[key]["valid"]["loss"])
+        outcomes = {"teacher": teacher, "scratch": scratch, "kd": kd, "glmd": tried[best]}
+        labels = self._labels()
+        nemos = {labels[name]: str(outcomes[name]["nemo"]) for name in outcomes}
+        filled = self.fill(corpus["blanks"], nemos)
+        everything = [corpus, teacher, scratch, kd, *tried.values(), filled]
+        return Results(
+            corpus=_on_corpus(corpus, s),
+            settings=self._on_settings(),
+            versions=_versions(),
+            rows=[self._row(name, labels[name], o) for name, o in outcomes.items()],
+            candidates=[
+                Candidate(
+                    first,
+                    s.student.steps - first,
+                    SECOND_STAGE[second],
+                    outcome["valid"]["loss"],
+                    (first, second) == best,
+                )
+                for (first, second), outcome in tried.items()
+            ],
+            blanks=[
+                Blank(text, truth, {label: filled[label][i] for label in nemos})
+                for i, (text, truth) in enumerate(corpus["blanks"])
+            ],
+            seconds=sum(outcome["stage_seconds"] for outcome in everything),
+            notes=self._notes(),
+        )
+
+    def _labels(self) -> dict[str, str]:
+        t, s = self.settings.teacher, self.settings.student
+        return {
+            "teacher": f"teacher ({t.num_layers} x {t.hidden_size})",
+            "scratch": f"student ({s.num_layers} x {s.hidden_size}), labels only",
+            "kd": "student, KD",
+            "glmd": "student, GLMD",
+        }
+
+    def _row(self, name: str, label: str, outcome: Outcome) -> Row:
+        size = self.settings.teacher if name == "teacher" else self.settings.student
+        test = outcome["test"]
+        return Row(
+            name,
+            label,
+            outcome["parameters"],
+            size.steps,
+            test["loss"],
+            test["accuracy"],
+            outcome["step_seconds"],
+            Curve(outcome["steps"], outcome["losses"]),
+        )
+
+    def _on_settings(self) -> dict[str, str]:
+        flat = asdict(self.settings)
+        return {
+            **{k: str(flat[k]) for k in ("seed", "threads", "seq_length", "batch_size")},
+            **{k: ", ".join(f"{a} {b}" for a, b in flat[k].items()) for k in _SECTIONS},
+        }
+
+    def _notes(self) -> list[str]:
+        s = self.settings
+        return [
+            f"Blank infilling (GLM, arXiv 2103.10360): {s.batch_size} windows of up to "
+            f"{s.seq_length} positions a step, 15 % of the words blanked in spans of about three.",
+            "Held-out loss is the mean cross entropy in nats per blank token, accuracy the share "
+            "of blank tokens whose most likely prediction is right, given the blank's earlier "
+            "tokens. The table is on test text; the curves are on validation text.",
+            "A step's time is the median over training, on this machine, and includes the "
+            "teacher's forward pass where there is a teacher. GLMD's second stage runs without it, "
+            "unless it uses soft labels.",
+            "TensorBoard: tensorboard --logdir " + s.out,
+        ]
+
+
+_SECTIONS = ("teacher", "student", "kd", "glmd")
+
+
+def _identity(corpus: str | None) -> Any:
+    """What tells one text from another without reading it."""
+    if corpus is None:
+        return f"python {platform.python_version()}"
+    stats = [(str(file.absolute()), file.stat()) for file in corpus_files(corpus)]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def _on_corpus(corpus: Outcome, settings: DemoSettings) -> dict[str, str]:
+    tokens = {f"{name} tokens": f"{count:,}" for name, count in corpus["tokens"].items()}
+    vocabulary = {"vocabulary": f"{settings.vocab_size:,} (WordPiece, trained on it)"}
+    return {"text": corpus["name"], **tokens, **vocabulary}
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "megatron-core", "nemo-toolkit", "lightning")
+    machine = f"{platform.system()}, {os.cpu_count()} CPUs"
+    python = {"python": platform.python_version()}
+    return {**python, **{name: version(name) for name in names}, "machine": machine}
+
+
+def print_line(text: str) -> None:
+    """A line on stdout, at once."""
+    print(text, flush=True)
+
+
+def print_table(results: Results, out: Path, stream: Any = None) -> None:
+    """The table and the filled blanks on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=stream or sys.stdout, width=100 if stream else None)
+    table = Table("model", box=None, pad_edge=False)
+    for head in ("parameters", "held-out loss", "accuracy", "step"):
+        table.add_column(head, justify="right")
+    for row in results.rows:
+        table.add_row(
+            row.label,
+            f"{row.parameters:,}",
+            f"{row.loss:.3f}",
+            f"{100 * row.accuracy:.1f} %",
+            f"{1000 * row.step_seconds:.0f} ms",
+        )
+    console.print(table)
+    for blank in results.blanks:
+        console.print(f"\n{blank.text}", style="bold", markup=False, highlight=False)
+        for label, answer in [("the text had", blank.truth), *blank.answers.items()]:
+            console.print(f"  {label:<32} {answer}", markup=False, highlight=False)
+    console.print(f"\nreport: {out}", markup=False, highlight=False, soft_wrap=True)
