@@ -83,8 +83,10 @@ class BlockLayout:
     def blocks(
         self, tokens: Ids, spans: list[Span], mode: str, rng: Random, noise: Random
     ) -> Sample | None:
-        """Context with blanks, then the blocks."""
+        """Context with blanks, then the blocks; None where the blanks cannot be used."""
         cfg, eos = self.config, self.tokenizer.eos_id
+        if cfg.sentinel_token and len(spans) > self.tokenizer.cfg.sentinels:
+            return None  # more blanks than numbered masks
         places = self._places(len(tokens), spans, rng)
         ordered = sorted(spans)
         if cfg.shuffle_blocks and not cfg.encoder_decoder:

@@ -113,7 +113,11 @@ def test_gpt2_equals_transformers() -> None:
     ours = build_tokenizer({"type": "gpt2", "path": str(folder)})
     assert ours.sop_id == 50257
     assert ours.mask_id == 50260
-    for text in ("The quick brown fox.", " naïve café — “quoted”\n\n  1,000's", "def f(x):\n\treturn x"):
+    for text in (
+        "The quick brown fox.",
+        " naïve café — “quoted”\n\n  1,000's",
+        "def f(x):\n\treturn x",
+    ):
         assert ours.encode(text) == theirs.encode(text)
         assert ours.decode(ours.encode(text)) == text
 
