@@ -14,6 +14,7 @@ from torch import nn
 from glmkd_nemo.distill import schedules
 from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
 from glmkd_nemo.distill.methods import method_class
+from glmkd_nemo.distill.pipeline import replicated_tensors
 from glmkd_nemo.distill.schedules import ScheduleConfig
 from glmkd_nemo.distill.taps import check_keys
 
@@ -129,6 +130,18 @@ class Objective(nn.Module):
             if planned.teacher is not None:
                 check_keys(planned.part.teacher, self.teachers[planned.teacher].layers)
 
+        self.register_load_state_dict_post_hook(_absence_is_checked_elsewhere)
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Nothing: the weights of a student do not include what distils it."""
+        return {}
+
+    def replicated_state(self, prefix: str) -> dict[str, Any]:
+        """Parameters as sharded tensors; every rank has them all, and one of them writes."""
+        return replicated_tensors(dict(self.named_parameters()), prefix)
+
     def _build(self, term: TermConfig) -> Method:
         teacher = self.teachers[term.teacher] if term.teacher is not None else None
         return method_class(term.method)(term.options, self.student, teacher)
@@ -163,3 +176,9 @@ class Objective(nn.Module):
     def _named(self, name: str, weight: float, parts: list[Part]) -> list[WeightedPart]:
         teacher = self.terms[name].teacher
         return [WeightedPart(f"{name}/{p.name}", weight, p, teacher) for p in parts]
+
+
+def _absence_is_checked_elsewhere(module: nn.Module, incompatible: Any) -> None:
+    """A student's ``.nemo`` has no projections; checkpoints are compared key by key on loading."""
+    own = {f"distill.{name}" for name, _ in module.named_parameters()}
+    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]

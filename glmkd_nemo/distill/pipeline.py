@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.utils import make_viewless_tensor
+from megatron.core.utils import make_sharded_tensor_for_checkpoint, make_viewless_tensor
 from torch import Tensor
 
 from glmkd_nemo.distill.taps import SHARDING, Tap, TapKey
@@ -137,3 +137,18 @@ def mark_shared(module: torch.nn.Module) -> None:
     if parallel_state.get_pipeline_model_parallel_rank() > 0:
         for parameter in module.parameters():
             parameter.shared = True  # type: ignore[attr-defined]
+
+
+def replicated_tensors(parameters: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Sharded tensors of parameters that every rank holds: the first of all writes them."""
+    place = (
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_data_parallel_rank(with_context_parallel=True),
+    )
+    return {
+        f"{prefix}{name}": make_sharded_tensor_for_checkpoint(
+            parameter, f"{prefix}{name}", replica_id=place
+        )
+        for name, parameter in parameters.items()
+    }

@@ -37,6 +37,17 @@ def home_of(planned: WeightedPart, student_split: list[int]) -> int:
     return stages.pop()
 
 
+def tapped_layers(parts: Iterable[WeightedPart], teacher: str | None) -> set[int]:
+    """Layers of a teacher (of the student: ``None``) of which a part may read a tensor."""
+    keys: set[TapKey] = set()
+    for planned in parts:
+        if teacher is None:
+            keys.update(planned.part.student)
+        elif planned.teacher == teacher:
+            keys.update(planned.part.teacher)
+    return {layer for _, layer in keys if layer is not None}
+
+
 def place_teacher(
     teacher: str,
     parts: Iterable[WeightedPart],

@@ -1,0 +1,163 @@
+"""Distillation as a NeMo model: a student that trains, and frozen teachers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
+from glmkd_nemo.checkpoint.weights import load_sharded
+from glmkd_nemo.data.tokenizer import load_tokenizer
+from glmkd_nemo.distill.method import ModelShape, StepContext
+from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
+from glmkd_nemo.distill.placement import place_teacher, tapped_layers
+from glmkd_nemo.distill.step import DistillationStep
+from glmkd_nemo.distill.teachers import Teacher, shape_of
+from glmkd_nemo.models.config import glm_config_from_cfg
+from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.modelpt import Batch, GLMModelPT
+
+
+class GLMDistillModelPT(GLMModelPT):
+    """Trains a student on the terms of ``cfg.distill`` with the teachers of ``cfg.teachers``.
+
+    The student is an ordinary GLM: checkpoints hold it and the methods' projections, its ``.nemo``
+    holds it alone. Teachers are read from ``.nemo`` archives at the student's layout, whatever layout
+    they were saved at, and are never saved.
+
+    Args:
+        cfg: the section ``model`` of the configuration.
+        trainer: with a ``MegatronStrategy``.
+
+    Raises:
+        ValueError: no terms, a teacher that is missing, unused or of another vocabulary, or terms
+            that do not fit the models or the pipeline; before training, with the remedy.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
+        super().__init__(cfg, trainer)
+        self.step: DistillationStep | None = None
+        self._teacher_cfgs = {n: _teacher_cfg(n, t) for n, t in (cfg.get("teachers") or {}).items()}
+        terms = OmegaConf.to_container(cfg.distill.terms, resolve=True)
+        assert isinstance(terms, dict)
+        self._terms = {n: term_from_dict(str(n), t, self._teacher_cfgs) for n, t in terms.items()}
+        used = {term.teacher for term in self._terms.values()}
+        if unused := self._teacher_cfgs.keys() - used:
+            raise ValueError(
+                f"no term uses the teacher {', '.join(sorted(unused))}: remove it from "
+                "model.teachers, or name it in a term of model.distill.terms."
+            )
+        self._part_values: dict[str, Tensor] = {}
+
+    def build_model(self) -> GLMModel:
+        """Builds the student's stage, then loads the teachers'."""
+        config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
+        shapes = {name: _shape(cfg) for name, cfg in self._teacher_cfgs.items()}
+        objective = Objective(self._terms, shape_of(config), shapes, self.seed)
+        parts = objective.possible_parts()
+        student = GLMModel(
+            config,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
+            tapped_layers=tapped_layers(parts, None),
+        )
+        student.add_module("distill", objective)  # so that DDP and the optimizer train projections
+        mark_shared(objective)
+        teachers = {}
+        for name, cfg in self._teacher_cfgs.items():
+            split = place_teacher(name, parts, config.split, cfg.num_layers)
+            teachers[name] = self._load_teacher(name, cfg, split, tapped_layers(parts, name))
+        self.step = DistillationStep(config, objective, teachers)
+        return student
+
+    def _load_teacher(
+        self, name: str, cfg: DictConfig, split: list[int], tapped: set[int]
+    ) -> Teacher:
+        path = self.cfg.teachers[name].restore_from_path
+        with extracted(path) as folder:
+            self._check_vocabulary(path, folder)
+            config = glm_config_from_cfg(
+                cfg, self.tokenizer.vocab_size, parallel=self.cfg, split=split
+            )
+            model = GLMModel(
+                config,
+                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
+                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
+                tapped_layers=tapped,
+            )
+            load_sharded(model, folder / WEIGHTS, label=str(path))
+        return Teacher(model.to(device=self.device, dtype=config.params_dtype))
+
+    def _check_vocabulary(self, path: str, folder: Path) -> None:
+        theirs = load_tokenizer(folder / TOKENIZER)
+        if theirs.fingerprint() != self.tokenizer.fingerprint():
+            raise ValueError(
+                f"the teacher {path} has another vocabulary ({theirs.vocab_size} tokens) than the "
+                f"student ({self.tokenizer.vocab_size}): set model.tokenizer to the teacher's, "
+                "command tokens (task_mask, block_mask) included."
+            )
+
+    # ---- one step ---------------------------------------------------------------------------
+
+    def forward_step(self, data_iterator: Iterator[Batch], model: Any) -> Any:
+        """Megatron-Core's ``forward_step_func``: see :class:`DistillationStep`."""
+        assert self.step is not None
+        return self.step(data_iterator, model)
+
+    def on_schedule_start(self, num_microbatches: int, forward_only: bool) -> None:
+        """Tells the step where training stands."""
+        if forward_only or self.step is None:
+            return
+        context = StepContext(
+            step=self.trainer.global_step,
+            max_steps=self.trainer.max_steps,
+            epoch=self.trainer.current_epoch,
+            seed=self.seed,
+        )
+        self.step.start(context, num_microbatches)
+
+    def on_schedule_end(self, num_microbatches: int, forward_only: bool) -> None:
+        """Collects the values of all parts from all stages."""
+        if not forward_only and self.step is not None:
+            self._part_values = {n: v.float() for n, v in self.step.finish().items()}
+
+    def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Loss parts of the step by ``term/part`` (unweighted), and their weighted sum ``loss``."""
+        return self._part_values
+
+    def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
+        """Sums projections' gradients over stages, then reduces as Megatron-Core does."""
+        assert self.step is not None
+        sum_over_stages(self.step.objective)
+        super().finalize_grads(model, *args, **kwargs)
+
+    # ---- checkpoints ------------------------------------------------------------------------
+
+    def sharded_state_dict(self, prefix: str = "") -> dict[str, Any]:
+        """Weights of the student, and of the methods under ``distill.``."""
+        assert self.step is not None
+        own: dict[str, Any] = self.step.objective.replicated_state(f"{prefix}distill.")
+        return {**super().sharded_state_dict(prefix), **own}
+
+
+def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:
+    """The configuration inside a teacher's archive; its own fp8 does not apply here."""
+    if not teacher.get("restore_from_path"):
+        raise ValueError(
+            f"model.teachers.{name}.restore_from_path is not set: give the .nemo of a GLM trained "
+            "by scripts/pretrain.py."
+        )
+    cfg = read_nemo_config(teacher.restore_from_path)
+    cfg.fp8 = False
+    return cfg
+
+
+def _shape(cfg: DictConfig) -> ModelShape:
+    return ModelShape(cfg.num_layers, cfg.hidden_size, cfg.num_attention_heads)
