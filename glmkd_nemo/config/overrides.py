@@ -54,7 +54,7 @@ def _one(
     if argument.startswith("~"):
         return known_path(key, schema, sections), argument
     if not separator:
-        return f"{argument} is no key=value: write model.max_steps=100, for instance", argument
+        return f"{argument} is no key=value: write trainer.max_steps=100, for instance", argument
     problem = known_path(key, schema, sections)
     if problem and "." not in key:
         problem = f"unknown key {key}{nearest(key, groups | _fields(schema))}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import typing
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -76,8 +78,8 @@ def _guarded(action: Callable[[], int | None]) -> int:
         if quiet.debugging():
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one rank speaks
-            hint = "(GLMKD_DEBUG=1 shows where)"
-            print(f"error: {error}\n{hint}", file=sys.stderr, flush=True)
+            hint = "" if isinstance(error, ConfigError) else "\n(GLMKD_DEBUG=1 shows where)"
+            print(f"error: {error}{hint}", file=sys.stderr, flush=True)
         if isinstance(error, ConfigError) or "torch.distributed" not in sys.modules:
             return USER_ERROR
         _leave()
@@ -102,17 +104,21 @@ def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> 
     from nemo.core.config import hydra_runner
 
     quiet.screen()
-    result: list[int | None] = []
+    outcome: list[Any] = [None, None]  # exit code, error: Hydra would print a traceback of its own
 
     def checked(cfg: DictConfig) -> None:
-        _check_given(cfg)
-        plain = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(plain, Mapping)
-        check(plain, schema, open_sections(), term_fields)
-        result.append(main(cfg))
+        try:
+            _check_given(cfg)
+            plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+            check(plain, schema, open_sections(), term_fields)
+            outcome[0] = main(cfg)
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            outcome[1] = error
 
     hydra_runner(config_path=str(conf), config_name=config_name)(checked)()
-    return result[0] if result else None
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def _check_given(cfg: DictConfig) -> None:

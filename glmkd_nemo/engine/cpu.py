@@ -184,10 +184,9 @@ def _patch_random() -> None:
     def manual_seed(seed: int) -> None:
         torch.default_generator.manual_seed(int(seed))
 
-    for module in (torch.cuda, torch.cuda.random):
-        module.get_rng_state = get_rng_state  # type: ignore[assignment]
-        module.set_rng_state = set_rng_state  # type: ignore[assignment]
-        module.manual_seed = manual_seed  # type: ignore[assignment]
+    for function in (get_rng_state, set_rng_state, manual_seed):
+        for module in (torch.cuda, torch.cuda.random):
+            setattr(module, function.__name__, function)
     torch.cuda.default_generators = _CpuGenerators()  # type: ignore[assignment]
     torch.cuda._lazy_call = _call_now  # type: ignore[assignment]
     random = sys.modules.get("megatron.core.tensor_parallel.random")

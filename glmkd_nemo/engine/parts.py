@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from torch import Tensor
@@ -60,7 +62,7 @@ class PartsBoard:
         return self._names or []
 
 
-def _from_last_stage() -> dict[str, object]:
+def _from_last_stage() -> dict[str, Any]:
     return {
         "src": parallel_state.get_pipeline_model_parallel_last_rank(),
         "group": parallel_state.get_pipeline_model_parallel_group(),

@@ -54,7 +54,9 @@ class MegatronStrategy(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Joins the processes and splits them into model- and data-parallel groups; idempotent."""
-        if not torch.distributed.is_initialized():
+        if torch.distributed.is_initialized():
+            self.accelerator.setup_device(self.root_device)
+        else:
             super().setup_environment()
         initialize_model_parallel(self.tp, self.pp, self.seed)
         state = AppState()

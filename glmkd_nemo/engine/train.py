@@ -94,7 +94,7 @@ def start_experiment(cfg: DictConfig, trainer: Any, folder: Path) -> None:
     Raises:
         CheckpointDamaged: there are checkpoints, and none is whole (on all ranks).
     """
-    settings = OmegaConf.create(OmegaConf.to_container(cfg.exp_manager, resolve=True))
+    settings = DictConfig(OmegaConf.to_container(cfg.exp_manager, resolve=True))
     if settings.get("resume_if_exists"):
         box: list[Any] = [None, None]
         if torch.distributed.get_rank() == 0:

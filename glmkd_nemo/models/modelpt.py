@@ -278,11 +278,10 @@ class GLMModelPT(ModelPT):
 
     def export_config(self) -> DictConfig:
         """The configuration for a ``.nemo``: a plain GLM, whatever trained it."""
-        config = OmegaConf.create(OmegaConf.to_container(self.cfg, resolve=True))
+        config = dict(OmegaConf.to_container(self.cfg, resolve=True))
         for name in ("teachers", "distill"):
             config.pop(name, None)
-        config.target = f"{GLMModelPT.__module__}.{GLMModelPT.__name__}"
-        return config
+        return DictConfig({**config, "target": f"{__name__}.{GLMModelPT.__name__}"})
 
     def sharded_state_dict(self, prefix: str = "") -> dict[str, Any]:
         """Weights of this stage as sharded tensors, keys starting with ``model.``."""

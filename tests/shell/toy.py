@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from lightning.pytorch.callbacks import Callback
+import torch
+from megatron.core import parallel_state
 from omegaconf import DictConfig, OmegaConf
 
 import glmkd_nemo  # noqa: F401
-from glmkd_nemo.engine.trainer import build_trainer
+from glmkd_nemo.engine.train import train
 from glmkd_nemo.models.modelpt import GLMModelPT, allow_target
 
 VOCAB, LENGTH = 61, 16
@@ -56,7 +60,12 @@ class ToyData:
 
 
 class ToyModelPT(GLMModelPT):
-    """The real ModelPT on toy data."""
+    """The real ModelPT on toy data; remembers what happened, and can kill itself."""
+
+    losses: ClassVar[dict[int, float]] = {}
+    held_out: ClassVar[dict[str, float]] = {}
+    weights: ClassVar[str] = ""
+    kill_at: ClassVar[int | None] = None
 
     def build_tokenizer(self) -> Any:
         """No file needed."""
@@ -66,77 +75,63 @@ class ToyModelPT(GLMModelPT):
         """Synthetic samples."""
         return ToyData(split, num_samples)
 
+    def on_schedule_end(self, num_microbatches: int, forward_only: bool) -> None:
+        """In mid-step: gradients are there, the optimizer has not run."""
+        if not forward_only and self.trainer.global_step == type(self).kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def config(folder: str = "", **changes: Any) -> DictConfig:
-    """A whole configuration; ``changes`` are dotted keys with ``__`` for the dots."""
-    cfg = OmegaConf.create(
-        {
-            "name": "toy",
-            "trainer": {
-                "devices": 1,
-                "num_nodes": 1,
-                "accelerator": "cpu",
-                "max_steps": 4,
-                "val_check_interval": 2,
-                "limit_val_batches": 2,
-                "log_every_n_steps": 1,
-            },
-            "exp_manager": {"explicit_log_dir": folder, "seconds_to_sleep": 0},
-            "model": {
-                "micro_batch_size": 2,
-                "global_batch_size": 8,
-                "tensor_model_parallel_size": 1,
-                "pipeline_model_parallel_size": 1,
-                "sequence_parallel": False,
-                "num_layers": 4,
-                "hidden_size": 32,
-                "num_attention_heads": 4,
-                "max_position_embeddings": LENGTH,
-                "encoder_seq_length": LENGTH,
-                "make_vocab_size_divisible_by": 8,
-                "hidden_dropout": 0.1,
-                "attention_dropout": 0.1,
-                "precision": 32,
-                "seed": 7,
-                "tokenizer": {},
-                "data": {},
-                "optim": {
-                    "name": "mcore_distributed_optim",
-                    "lr": 3e-3,
-                    "weight_decay": 0.01,
-                    "betas": [0.9, 0.98],
-                    "clip_grad": 1.0,
-                    "sched": {"name": "CosineAnnealing", "warmup_steps": 1, "min_lr": 1e-4},
-                },
-            },
-        }
-    )
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Remembers the loss by step."""
+        loss = super().training_step(batch, batch_idx)
+        self.losses[self.trainer.global_step] = float(loss)
+        return loss
+
+    def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
+        """Remembers the held-out numbers."""
+        super().on_validation_epoch_end(sync_metrics)
+        self.held_out.update(self._held_out.result())
+
+    def on_train_end(self) -> None:
+        """Remembers a digest of all weights (of this rank)."""
+        super().on_train_end()
+        digest = hashlib.sha256()
+        for parameter in self.glm.parameters():
+            digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        type(self).weights = digest.hexdigest()
+
+
+def config(folder: Path | str, **changes: Any) -> DictConfig:
+    """The shipped configuration made tiny; ``changes`` are dotted keys with ``__`` for the dots."""
+    shipped = OmegaConf.load(Path(__file__).resolve().parents[2] / "conf" / "pretrain.yaml")
+    tiny = {
+        "trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu", "precision": 32}
+        | {"max_steps": 8, "val_check_interval": 2, "limit_val_batches": 2}
+        | {"log_every_n_steps": 1},
+        "exp_manager": {"explicit_log_dir": str(folder), "exp_dir": None, "name": None},
+        "model": {"micro_batch_size": 2, "global_batch_size": 8, "num_layers": 4, "seed": 7}
+        | {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": LENGTH}
+        | {"encoder_seq_length": LENGTH, "make_vocab_size_divisible_by": 8, "tokenizer": {}}
+        | {"optim": {"lr": 3e-3, "sched": {"min_lr": 1e-4, "warmup_ratio": None}}},
+    }
+    shipped.pop("defaults")
+    cfg = OmegaConf.merge(shipped, tiny)
+    cfg.name = "toy"
     for key, value in changes.items():
         OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    assert isinstance(cfg, DictConfig)
     return cfg
 
 
-def fit(cfg: DictConfig, callbacks: Any = ()) -> dict[str, Any]:
-    """Trains from scratch; returns losses per step and the last validation."""
-    recorder = Recorder()
-    trainer = build_trainer(cfg, [recorder, *callbacks])
-    model = ToyModelPT(cfg.model, trainer)
-    trainer.fit(model)
-    return {"losses": recorder.losses, "model": model, "trainer": trainer, **recorder.held_out}
+def run(folder: Path | str, **changes: Any) -> dict[str, Any]:
+    """Trains (or goes on) with processes that have joined, at a fresh layout.
 
-
-class Recorder(Callback):
-    """Keeps losses and the last validation."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.held_out: dict[str, float] = {}
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-        """Keeps the loss of the step."""
-        self.losses.append(float(module.last_parts["loss"]))
-
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Keeps what validation logged."""
-        metrics = trainer.callback_metrics
-        self.held_out = {k: float(metrics[k]) for k in ("val_loss", "val_accuracy")}
+    Returns:
+        Exit code, losses by step, held-out numbers, digest of this rank's weights.
+    """
+    parallel_state.destroy_model_parallel()
+    ToyModelPT.losses.clear()
+    ToyModelPT.held_out.clear()
+    changes.setdefault("trainer__devices", torch.distributed.get_world_size())
+    code = train(config(folder, **changes), ToyModelPT)
+    kept = {"losses": dict(ToyModelPT.losses), "held_out": dict(ToyModelPT.held_out)}
+    return {"code": code, "weights": ToyModelPT.weights, **kept}

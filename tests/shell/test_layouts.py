@@ -1,0 +1,80 @@
+"""Kill, resume and restore: the same numbers, bitwise on one process, to rounding on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch import RankFailed, run_ranks
+
+LAYOUTS = ("dp2", "tp2", "tp2_sp", "pp2")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All runs: one killed, the others on one process, then on two."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.raises(RankFailed, match="-9"):
+        run_ranks("tests.shell.ranks:killed", 1, {"folder": str(root / "killed")}, timeout=150)
+    assert not list(Path(root, "killed").glob("*.nemo"))
+    found = run_ranks("tests.shell.ranks:one_process", 1, {"root": str(root)}, timeout=170)
+    found |= run_ranks("tests.shell.ranks:two_processes", 2, {"root": str(root)}, timeout=170)
+    return {"root": root, **found}
+
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_killed_run_goes_on_bitwise(results: dict[str, Any]):
+    whole, resumed = results["whole"], results["resumed"]
+    assert sorted(whole["losses"]) == list(range(8))
+    assert sorted(resumed["losses"]) == [4, 5, 6, 7]
+    assert all(resumed["losses"][step] == whole["losses"][step] for step in resumed["losses"])
+    assert resumed["weights"] == whole["weights"]
+    assert resumed["held_out"] == whole["held_out"]
+
+
+def test_dropout_is_on_and_learning_happens(results: dict[str, Any]):
+    whole, dry = results["whole"]["losses"], results["no_dropout"]["losses"]
+    assert whole[0] != dry[0]
+    assert dry[7] < dry[0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_archive_is_restored_at_another_layout(results: dict[str, Any], layout: str):
+    expected = results["no_dropout"]["held_out"]
+    found = results[f"nemo_{layout}"]
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
+    assert found["val_accuracy"] == pytest.approx(expected["val_accuracy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_run_is_resumed_at_another_layout(results: dict[str, Any], layout: str):
+    expected, found = results["no_dropout"], results[f"resumed_{layout}"]
+    assert sorted(found["losses"]) == [4, 5, 6, 7]
+    for step, loss in found["losses"].items():
+        assert loss == pytest.approx(expected["losses"][step], abs=1e-5)
+    assert found["held_out"]["val_loss"] == pytest.approx(
+        expected["held_out"]["val_loss"], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "adam", "recompute"])
+def test_variants_train_as_the_plain_one(results: dict[str, Any], name: str):
+    plain, found = results["plain"], results[name]
+    tolerance = {"bf16": 0.05, "fp16": 0.01}.get(name, 1e-6)
+    for step in (0, 1):
+        assert found["losses"][step] == pytest.approx(plain["losses"][step], abs=tolerance)
+    if name in ("bf16", "fp16"):
+        assert found["losses"][0] != plain["losses"][0]
+
+
+def test_what_a_run_leaves(results: dict[str, Any]):
+    folder = results["root"] / "whole"
+    assert (folder / "toy.nemo").is_file()
+    assert list(folder.rglob("events.out.tfevents*"))
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    assert sum(name.endswith("-last") for name in names) == 1
+    assert not [name for name in names if name.endswith((".tmp", ".old", "-unfinished"))]
