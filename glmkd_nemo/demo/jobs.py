@@ -29,16 +29,16 @@ def pretraining(
         size: of the model, and its steps.
         settings: all others.
     """
-    every = min(settings.check_every, size.steps)
     return {
         "name": name,
         "exp_manager": {
+            "exp_dir": None,
             "explicit_log_dir": str(folder),
-            "checkpoint_callback_params": {"save_top_k": 1},
+            "checkpoint_callback_params": {"save_top_k": 0},  # the last one, to resume from
         },
         "trainer": {
             "max_steps": size.steps,
-            "val_check_interval": every,
+            "val_check_interval": min(size.check_every, size.steps),
             "limit_val_batches": settings.check_batches,
         },
         "model": {
@@ -54,7 +54,7 @@ def pretraining(
             "attention_dropout": 0.0,
             "seed": settings.seed,
             "tokenizer": {"type": "bert", "path": str(corpus / "tokenizer")},
-            "data": {**data_section(), **data_paths(corpus)},
+            "data": {**data_section(), **data_paths(corpus), "cache_dir": None},
             "optim": {
                 "lr": size.lr,
                 "weight_decay": 0.01,

@@ -13,7 +13,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 60.0  # for the running step and a checkpoint
 
 
 class StageFailedError(RuntimeError):

@@ -16,13 +16,14 @@ CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 
 @dataclass
 class ModelSettings:
-    """Size and training of one model."""
+    """Size and training of one model; a point of the curve every `check_every` steps."""
 
     num_layers: int
     hidden_size: int
     num_attention_heads: int
     steps: int
     lr: float
+    check_every: int
 
 
 @dataclass
@@ -55,7 +56,6 @@ class DemoSettings:
     batch_size: int
     test_batches: int
     check_batches: int
-    check_every: int
     teacher: ModelSettings
     student: ModelSettings
     kd: KDSettings

@@ -31,12 +31,19 @@ def whole_config(changes: dict[str, Any]) -> DictConfig:
     Raises:
         ValueError: a key that the configuration does not have.
     """
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = OmegaConf.merge(compose("pretrain"), changes)
-    plain = OmegaConf.to_container(config, resolve=True)
+    config = _composed(changes)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     check(plain, PretrainSchema, open_sections(), term_fields)
-    assert isinstance(config, DictConfig)
     return config
+
+
+def _composed(changes: dict[str, Any]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("pretrain")
+    OmegaConf.set_struct(config, False)
+    merged = OmegaConf.merge(config, changes)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def train(folder: Path, label: str, changes: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def _restored(nemo: str, valid_prefixes: list[str], batches: int) -> tuple[Any, 
     from glmkd_nemo.checkpoint.nemo import read_nemo_config
     from glmkd_nemo.models.modelpt import GLMModelPT
 
-    config = whole_config({"trainer": {"limit_val_batches": batches}})
+    config = _composed({"trainer": {"limit_val_batches": batches}})
     section = read_nemo_config(nemo)
     OmegaConf.update(section, "data.valid_prefixes", valid_prefixes, force_add=True)
     config.model = section
