@@ -1,0 +1,122 @@
+"""`scripts/replay_golden.py`: what it counts, what it does not, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmkd_nemo.replay import cli
+from glmkd_nemo.replay.case import Case
+from glmkd_nemo.replay.flags import NotYet, parse, pretraining_terms
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+GOOD = HERE / "distill_pt" / "kd_readme_soft_hard_T10"
+EXCLUDED = {  # cases that record a fault of the reference
+    "kd_mse_mask_ignored_bug": "mask",
+    "kd_readme_lossmask_3choices": "padded choices",
+    "mixbaseline_readme": "twice",
+    "theseus_iter0_seed1000": "student layer",
+    "theseus_iter0_seed1001": "student layer",
+    "trim_hidden_64to32": "query-key-value",
+    "ckd_modern_torch_nan": "NaN",
+}
+WAITING = {
+    "kd_vocabmap_soft": (["--student_model=kd", "--map_vocab_size=64"], "vocabulary map"),
+    "pkd_3of6": (["--student_model=pkd"], "method pkd"),
+}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "replay_golden.py"), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def make_case(folder: Path, record: dict[str, object]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "case.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_good_excluded_and_waiting_cases(tmp_path: Path):
+    excluded = [make_case(tmp_path / "distill_pt" / name, {}) for name in EXCLUDED]
+    waiting = [
+        make_case(tmp_path / "distill_pt" / name, {"flags": flags})
+        for name, (flags, _) in WAITING.items()
+    ]
+    done = replay(*excluded, *waiting, GOOD)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    for name, reason in EXCLUDED.items():
+        assert "excluded:" in lines[f"distill_pt/{name}"]
+        assert reason in lines[f"distill_pt/{name}"]
+    for name, (_, what) in WAITING.items():
+        assert f"waits: needs {what}" in lines[f"distill_pt/{name}"]
+    assert " ok" in lines[f"distill_pt/{GOOD.name}"]
+    uncounted = len(EXCLUDED) + len(WAITING)
+    assert done.stdout.splitlines()[-1] == f"1 within 1e-5, 0 not, {uncounted} not counted"
+
+
+def copy_of_good_case(root: Path) -> Path:
+    """The good case in a collection of its own, so that a number of it can be changed."""
+    for name in ("models", "inputs", "logits"):
+        (root / name).symlink_to(HERE / name)
+    return Path(shutil.copytree(GOOD, root / "distill_pt" / GOOD.name))
+
+
+def test_a_corrupted_number_fails(tmp_path: Path):
+    folder = copy_of_good_case(tmp_path)
+    record = json.loads((folder / "case.json").read_text())
+    record["total_loss"] = str(float(record["total_loss"]) * 1.001)
+    (folder / "case.json").write_text(json.dumps(record))
+    done = replay(folder)
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 within 1e-5, 1 not, 0 not counted"
+
+
+def test_a_folder_that_is_no_case_is_refused_by_name(tmp_path: Path):
+    folder = tmp_path / "distill_pt" / "nothing_here"
+    folder.mkdir(parents=True)
+    done = replay(folder)
+    assert done.returncode != 0
+    assert f"{folder} is no case" in done.stderr
+    with pytest.raises(ValueError, match="nothing_here is no case"):
+        Case(folder).terms  # noqa: B018
+
+
+def test_sequence_parallelism_needs_tensor_parallelism(capsys: pytest.CaptureFixture[str]):
+    assert cli.replay([str(GOOD)], tp=1, pp=1, sp=True, recompute=None, verbose=False) == 2
+    assert "--tp 2" in capsys.readouterr().out
+
+
+def test_names_that_do_count_are_not_excluded():
+    for name in ("theseus_iter0_seed1003", "tinybert_readme", "kd_soft_mse", "ckd_same_hidden"):
+        assert Case(Path("distill_pt", name)).excluded is None
+
+
+def test_flags_become_terms():
+    flags = parse(["--student_model=kd", "--distill_pt_soft", "--distill_temperature=2"])
+    assert flags == {"student_model": "kd", "distill_pt_soft": True, "distill_temperature": "2"}
+    term = pretraining_terms(flags)["soft"]
+    assert (term["loss"], term["temperature"], term["mask"]) == ("kl", 2.0, "target")
+    both = pretraining_terms({**flags, "distill_pt_hard": True, "distill_soft_rate": "0"})
+    assert list(both) == ["hard"]  # a rate of 0 is no term
+    for changes in ({"student_model": "minilm"}, {"map_vocab_size": "64"}, {"mt_x": True}):
+        with pytest.raises(NotYet):
+            pretraining_terms({**flags, **changes})
