@@ -92,8 +92,9 @@ class BlockLayout:
         if cfg.shuffle_blocks and not cfg.encoder_decoder:
             ordered = list(spans)
             rng.shuffle(ordered)
-        if any((tokens[start:end] == eos).any() for start, end in ordered):
-            return None  # a blank across documents
+        assert not any((tokens[start:end] == eos).any() for start, end in ordered), (
+            "a blank across documents"
+        )
         numbers = {span: i if cfg.sentinel_token else 0 for i, span in enumerate(ordered)}
         context, context_places, stretches = self._context(tokens, places, numbers, mode)
         inputs, labels, block_places = self._targets(tokens, places, numbers, mode, noise)
