@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, not installed
 
-from glmkd_nemo.demo.main import main
+if __name__ == "__main__":  # each training is a process of its own, and imports this file
+    from glmkd_nemo.demo.main import main
 
-if __name__ == "__main__":  # each training is a process of its own
     sys.exit(main(sys.argv[1:]))

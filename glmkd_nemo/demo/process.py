@@ -6,9 +6,12 @@ child starts in a fraction of a second and never inherits threads of the caller.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
+import multiprocessing.process
 import os
+import signal
 import threading
 from multiprocessing.connection import Connection
 from typing import Any
@@ -46,8 +49,7 @@ def run_apart(name: str, *args: Any, preload: str | None = None) -> Any:
         child.join()
         raise StageFailedError(f"{name} ended with code {child.exitcode}") from None
     except KeyboardInterrupt:
-        child.join(_GRACE_SECONDS)  # Ctrl-C reached it too
-        child.kill()
+        _stop(child)
         raise
     child.join()
     if isinstance(answer, BaseException):
@@ -55,15 +57,30 @@ def run_apart(name: str, *args: Any, preload: str | None = None) -> Any:
     return answer
 
 
+def _stop(child: multiprocessing.process.BaseProcess) -> None:
+    """Lets a child write its checkpoint and end; another Ctrl-C ends it at once."""
+    assert child.pid is not None
+    try:
+        os.kill(child.pid, signal.SIGINT)
+        child.join(_GRACE_SECONDS)
+    except (KeyboardInterrupt, ProcessLookupError):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
 def _child(sender: Connection, name: str, args: tuple[Any, ...]) -> None:
+    # Ctrl-C in a terminal goes to all processes of a session, the helpers that write a checkpoint
+    # among them; in a session of its own the child gets it from the caller alone, see _stop().
+    os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, function = name.rpartition(".")
     try:
         answer = getattr(importlib.import_module(module), function)(*args)
     except (ValueError, FileNotFoundError) as error:
         answer = type(error)(*error.args)  # the message, without frames that cannot be pickled
-    except KeyboardInterrupt:
-        return
+    except KeyboardInterrupt as stopped:
+        answer = stopped
     sender.send(answer)
     sender.close()
 
@@ -73,4 +90,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)

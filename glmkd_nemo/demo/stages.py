@@ -1,6 +1,6 @@
 """Stages of a long job that can be stopped at any moment and started again.
 
-A finished stage leaves ``done.json`` in its folder, with the fingerprint of everything that decided
+A finished stage leaves ``stages/<name>.done.json``, with the fingerprint of everything that decided
 its outcome. The same command skips it; a changed setting, or a changed stage before it, runs it
 anew. An unfinished stage keeps its folder, so that its training continues from its checkpoint.
 """
@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DONE = "done.json"
-STARTED = "started.json"
+RECORDS = "stages"  # apart from the stages' folders, which NeMo tidies up when it resumes
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Stage:
     Attributes:
         name: folder name, unique in the job.
         spec: everything that decides the outcome, as plain JSON values.
-        work: called with the stage's folder; returns plain JSON values, kept in ``done.json``.
+        work: called with the stage's folder; returns plain JSON values, which are kept.
         after: names of the stages whose outcome this one reads.
     """
 
@@ -53,6 +52,10 @@ class StageRunner:
         """Where stage `name` keeps its files."""
         return self.root / name
 
+    def record(self, name: str, kind: str) -> Path:
+        """Where it is noted that stage `name` is ``started`` or ``done``."""
+        return self.root / RECORDS / f"{name}.{kind}.json"
+
     def run(self, stage: Stage) -> dict[str, Any]:
         """The outcome of `stage`: read from disk when it is done and nothing it depends on changed.
 
@@ -62,18 +65,19 @@ class StageRunner:
         fingerprint = self._fingerprint(stage)
         self._fingerprints[stage.name] = fingerprint
         folder = self.folder(stage.name)
-        done = _read(folder / DONE)
+        done = _read(self.record(stage.name, "done"))
         if done is not None and done["fingerprint"] == fingerprint:
             self._announce(stage.name, True)
             return dict(done["outcome"])
-        started = _read(folder / STARTED)
+        started = _read(self.record(stage.name, "started"))
         if folder.exists() and (started is None or started["fingerprint"] != fingerprint):
             shutil.rmtree(folder)  # of another configuration: its checkpoints must not be resumed
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / STARTED, {"fingerprint": fingerprint})
+        _write(self.record(stage.name, "started"), {"fingerprint": fingerprint})
         self._announce(stage.name, False)
         outcome = stage.work(folder)
-        _write(folder / DONE, {"fingerprint": fingerprint, "spec": stage.spec, "outcome": outcome})
+        whole = {"fingerprint": fingerprint, "spec": stage.spec, "outcome": outcome}
+        _write(self.record(stage.name, "done"), whole)
         return outcome
 
     def _fingerprint(self, stage: Stage) -> str:
@@ -96,6 +100,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Write whole or not at all: a kill in between leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1), encoding="utf-8")
     part.replace(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from glmkd_nemo.demo.stages import DONE, Stage, StageRunner
+from glmkd_nemo.demo.stages import Stage, StageRunner
 
 
 class Work:
@@ -55,7 +55,7 @@ def test_a_changed_predecessor_runs_its_followers_anew(tmp_path: Path) -> None:
 def test_an_interrupted_stage_finds_its_files_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         StageRunner(tmp_path).run(Stage("teacher", {"steps": 3}, Work(fail=True)))
-    assert not (tmp_path / "teacher" / DONE).exists()
+    assert not StageRunner(tmp_path).record("teacher", "done").exists()
     again = Work()
     StageRunner(tmp_path).run(Stage("teacher", {"steps": 3}, again))
     assert again.found == ["last.ckpt"]
@@ -72,7 +72,7 @@ def test_an_interrupted_stage_of_other_settings_is_not_resumed(tmp_path: Path) -
 def test_a_half_written_record_counts_as_not_done(tmp_path: Path) -> None:
     work = Work()
     StageRunner(tmp_path).run(Stage("teacher", {}, work))
-    (tmp_path / "teacher" / DONE).write_text('{"fingerprint": "abc')
+    StageRunner(tmp_path).record("teacher", "done").write_text('{"fingerprint": "abc')
     StageRunner(tmp_path).run(Stage("teacher", {}, work))
     assert work.calls == 2
 
