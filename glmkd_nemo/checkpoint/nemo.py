@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import parallel_state
 from nemo.core.classes import common as nemo_common
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils import AppState
@@ -27,7 +27,7 @@ from glmkd_nemo.checkpoint.archive import (
     pack,
     read_nemo_config,
 )
-from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, write_listing
+from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, save_shards, write_listing
 from glmkd_nemo.checkpoint.weights import WeightsMismatch, compare_weights, load_sharded
 
 __all__ = [
@@ -118,7 +118,7 @@ class NemoConnector(SaveRestoreConnector):
         torch.distributed.barrier()
         weights = model.sharded_state_dict()
         weights = {k: v for k, v in weights.items() if not k.startswith(NOT_EXPORTED)}
-        dist_checkpointing.save(weights, str(stage / WEIGHTS))
+        save_shards(weights, stage / WEIGHTS)
         torch.distributed.barrier()
         if first:
             write_listing(stage / WEIGHTS)

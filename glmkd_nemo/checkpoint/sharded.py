@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 from collections import OrderedDict
 from pathlib import Path
@@ -47,20 +48,33 @@ def save_directory(state: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the disk is full or not writable.
     """
-    from megatron.core import dist_checkpointing
-
     first = torch.distributed.get_rank() == 0
     temporary = path.with_name(path.name + TEMPORARY)
     if first:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     torch.distributed.barrier()
-    dist_checkpointing.save(plain(state), str(temporary))
+    save_shards(plain(state), temporary)
     torch.distributed.barrier()
     if first:
         write_listing(temporary)
         _put_in_place(temporary, path)
     torch.distributed.barrier()
+
+
+def save_shards(state: dict[str, Any], folder: Path) -> None:
+    """``dist_checkpointing.save``, synchronous, without the helper process it would leave behind.
+
+    Megatron-Core collects the writers' results in a queue served by a process of its own, spawned
+    at the first save: seconds, a copy of the main module, and after SIGKILL an orphan. A save that
+    is not asynchronous fills and empties the queue in one process.
+    """
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()
+    dist_checkpointing.save(state, str(folder))
 
 
 def write_listing(folder: Path) -> None:

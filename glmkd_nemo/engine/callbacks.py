@@ -81,7 +81,7 @@ class ProgressLine(Callback):
 def describe(module: Any) -> str:
     """Loss parts and learning rate of the last step, e.g. ``loss 4.58 lr 3.0e-04``."""
     parts = [f"{name} {float(value):.4f}" for name, value in module.last_parts.items()]
-    return " ".join([*parts, f"lr {module.optimizers().param_groups[0]['lr']:.2e}"])
+    return " ".join([*parts, f"lr {module.last_lr:.2e}"])
 
 
 class StopWithCheckpoint(Callback):

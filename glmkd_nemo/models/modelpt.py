@@ -49,6 +49,7 @@ class GLMModelPT(ModelPT):
         model: this rank's pipeline stage, once :meth:`configure_model` has run.
         tokenizer: read from ``cfg.tokenizer``, or from the ``.nemo`` archive on restoring.
         consumed_samples: training samples used so far, over all ranks.
+        last_parts, last_lr: loss parts and learning rate of the last step.
 
     Raises:
         ValueError: a precision that cannot be had, with the reason.
@@ -64,6 +65,7 @@ class GLMModelPT(ModelPT):
         self.model: GLMModel | None = None
         self.chunks: list[Any] = []
         self.last_parts: dict[str, Tensor] = {}
+        self.last_lr = 0.0
         self.consumed_samples = 0
         self._board = PartsBoard()
         self._datasets: dict[str, Any] = {}
@@ -202,7 +204,7 @@ class GLMModelPT(ModelPT):
         self.last_parts = self.collect_parts(losses)
         self.consumed_samples += int(self.cfg.global_batch_size)
         values: dict[str, Any] = {f"train/{name}": v for name, v in self.last_parts.items()}
-        values["train/lr"] = optimizer.param_groups[0]["lr"]
+        self.last_lr = values["train/lr"] = float(optimizer.param_groups[0]["lr"])
         values["train/consumed_samples"] = float(self.consumed_samples)
         if optimizer.grad_norm is not None:
             values["train/grad_norm_before"] = float(optimizer.grad_norm)

@@ -24,8 +24,8 @@ DROPOUT_FREE = {"model__hidden_dropout": 0.0, "model__attention_dropout": 0.0}
 
 
 def killed(folder: str) -> None:
-    """A run with dropout that SIGKILL ends in mid-step 5, after the checkpoint of step 4."""
-    toy.ToyModelPT.kill_at = 5
+    """A run with dropout that SIGKILL ends in mid-step, after the checkpoint of step 3."""
+    toy.ToyModelPT.kill_at = 4
     toy.run(folder)
 
 
@@ -75,9 +75,9 @@ def held_out(archive: Path, changes: dict[str, Any]) -> dict[str, float]:
 
 
 def copy_without_end(source: Path, target: Path) -> None:
-    """Copies a finished run's checkpoints up to step 4, as if it had been killed after that."""
+    """Copies a finished run's checkpoints up to step 3, as if it had been killed after that."""
     checkpoints = target / "checkpoints"
     checkpoints.mkdir(parents=True)
     for path in (source / "checkpoints").iterdir():
-        if "step=4" in path.name:
+        if "step=3" in path.name:
             shutil.copytree(path, checkpoints / path.name)

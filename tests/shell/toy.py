@@ -105,7 +105,7 @@ def config(folder: Path | str, **changes: Any) -> DictConfig:
     shipped = OmegaConf.load(Path(__file__).resolve().parents[2] / "conf" / "pretrain.yaml")
     tiny = {
         "trainer": {"devices": 1, "num_nodes": 1, "accelerator": "cpu", "precision": 32}
-        | {"max_steps": 8, "val_check_interval": 2, "limit_val_batches": 2}
+        | {"max_steps": 6, "val_check_interval": 3, "limit_val_batches": 2}
         | {"log_every_n_steps": 1},
         "exp_manager": {"explicit_log_dir": str(folder), "exp_dir": None, "name": None},
         "model": {"micro_batch_size": 2, "global_batch_size": 8, "num_layers": 4, "seed": 7}
