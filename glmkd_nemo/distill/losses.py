@@ -122,7 +122,7 @@ def prediction(
 def prediction_of_rows(
     kind: str, s: Tensor, t: Tensor, mask: Tensor, vocab_size: int, temperature: float
 ) -> Tensor:
-    """:func:`prediction` on logits ``[rows, V']`` that were taken (and changed) already: ``[b]``."""
+    """:func:`prediction` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
     if kind == "kl":
         return sample_sum(kl(s, t, temperature), mask) / mask.shape[1]
     if kind == "ce":

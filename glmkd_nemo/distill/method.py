@@ -54,7 +54,7 @@ class Batch:
 
     @cached_property
     def pad_positions(self) -> Tensor:
-        """``[b, s]`` booleans: all but padding, told by the position ids (above 0, or the first)."""
+        """``[b, s]`` booleans: all but padding, told by position ids (above 0, or the first)."""
         real = self.position_ids[:, 0] > 0
         real[:, 0] = True
         return real
@@ -102,6 +102,9 @@ class StepContext:
         return random.Random(":".join(map(str, (self.seed, *what))))
 
 
+Loss = Callable[[Taps, Taps, Batch], Tensor]
+
+
 @dataclass(frozen=True)
 class Part:
     """One named loss.
@@ -113,7 +116,7 @@ class Part:
     """
 
     name: str
-    loss: Callable[[Taps, Taps, Batch], Tensor]
+    loss: Loss
     student: tuple[TapKey, ...]
     teacher: tuple[TapKey, ...] = ()
 

@@ -32,7 +32,7 @@ def shared(x: Tensor) -> Tensor:
     """
     x = tensor_parallel.copy_to_tensor_model_parallel_region(x)
     if x.requires_grad:
-        # Megatron-Core reduces a copy of a gradient that is not contiguous, and returns the original
+        # Megatron-Core reduces a copy of a gradient that is not contiguous, returns the original
         x.register_hook(torch.Tensor.contiguous)
     return x
 

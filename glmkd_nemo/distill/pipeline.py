@@ -19,8 +19,8 @@ class Links:
     """Point-to-point messages between pipeline stages, apart from the student's.
 
     Each directed pair of stages has a communicator of its own, on which messages keep their order;
-    sends are never waited for inside a step. So no order of forwards and backwards of Megatron-Core's
-    schedule can block them, and the student's backward messages carry its gradients only.
+    sends are never waited for inside a step. So no order of forwards and backwards that
+    Megatron-Core chooses can block them, and the student's backward messages carry its gradients only.
     """
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
@@ -86,8 +86,8 @@ def received_tap(key: TapKey, value: Tensor) -> Tap:
 class _Attach(torch.autograd.Function):
     """The identity on an activation; in the backward the attached loss gets its gradient.
 
-    (Megatron-Core's own ``MoEAuxLossAutoScaler`` does the same with one global scale, which a student
-    with experts would overwrite.)
+    (Megatron-Core's own ``MoEAuxLossAutoScaler`` does the same with one global scale, which a
+    student with experts would overwrite.)
     """
 
     @staticmethod

@@ -13,8 +13,8 @@ class ScheduleConfig:
 
     Attributes:
         kind: ``constant``; ``linear`` from ``start`` to ``end`` between the fractions ``begin`` and
-            ``until``; ``stage``: 1 from ``begin`` (included) to ``until`` (excluded), else 0, so that
-            one run can go through several stages.
+            ``until``; ``stage``: 1 from ``begin`` (included) to ``until`` (excluded), else 0, so
+            that one run can go through several stages.
         begin, until: fractions of training, 0 to 1.
         start, end: factors of ``linear``.
     """

@@ -126,9 +126,7 @@ def put_logits(logits: Any) -> None:
 
 
 @contextmanager
-def record(
-    want: Iterable[TapKey], sequence_parallel: bool = False
-) -> Iterator[dict[TapKey, Any]]:
+def record(want: Iterable[TapKey], sequence_parallel: bool = False) -> Iterator[dict[TapKey, Any]]:
     """Records the taps of one forward pass run inside the context.
 
     Args:
@@ -155,7 +153,7 @@ def recomputed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs ``fn`` without keeping its activations; they are recomputed in the backward.
 
     Tensors tapped inside keep their gradient: the checkpoint is not re-entrant. The recompute
-    takes the same branches as the forward did (the same taps are wanted) and draws the same dropout.
+    takes the same branches as the forward did (the same taps are wanted), with the same dropout.
     """
     recorder = _recorder.get()
     want = recorder.want if recorder is not None else frozenset()

@@ -14,7 +14,7 @@ from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, share
 
 def count(n: float, vocab_size: int) -> int:
     """A number of tokens, from such a number or from a share of the vocabulary below 1."""
-    return int(n * vocab_size) if 0 < n < 1 else int(n)
+    return max(1, int(n * vocab_size)) if 0 < n < 1 else int(n)
 
 
 def top_n(
@@ -36,8 +36,8 @@ def top_n(
         first_column: vocabulary id of this rank's first column.
 
     Returns:
-        The loss ``[b]``, and the hinge ``[b]``: by how much other logits exceed the student's lowest
-        among these tokens, the mean over the logits that do.
+        The loss ``[b]``, and the hinge ``[b]``: by how much other logits exceed the student's
+        lowest among these tokens, the mean over the logits that do.
     """
     s, t = at_least_fp32(student), at_least_fp32(teacher)
     t_top, index = _top_of_all_ranks(t, n)
@@ -49,9 +49,7 @@ def top_n(
     excess = (s - shared(s_top.min(-1, keepdim=True).values)).relu()
     excess = excess.masked_fill(_is_top(s, index - first_column), 0.0)
     exceeding = all_sum((excess > 0).sum(-1).to(excess.dtype))
-    hinge = ratio_of_means(
-        sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(exceeding, mask)
-    )
+    hinge = ratio_of_means(sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(exceeding, mask))
     return sample_sum(rows, mask) / mask.shape[1], hinge
 
 
@@ -81,7 +79,7 @@ def _top_of_all_ranks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _pick(x: Tensor, local: Tensor) -> Tensor:
-    """Columns ``local`` (counted from this rank's first; others' are out of range) of ``[n, V']``."""
+    """Columns ``local`` of ``[n, V']``, counted from this rank's first; others lie out of range."""
     mine = (local >= 0) & (local < x.shape[-1])
     if not x.shape[-1]:
         return all_sum(x.sum(-1, keepdim=True).expand(local.shape))

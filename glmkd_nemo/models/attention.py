@@ -85,7 +85,8 @@ class PrefixAttention(MegatronModule):
         Returns:
             ``[s, b, n * d]``.
         """
-        assert attention_bias is None and packed_seq_params is None
+        assert attention_bias is None
+        assert packed_seq_params is None
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if self.config.recompute == "selective" and self.training and torch.is_grad_enabled():
             context = recomputed(self._attend, q, k, v, attention_mask)

@@ -86,6 +86,7 @@ class GLMConfig(TransformerConfig):
     bottleneck_size: int | None = None
     mapped_vocab_size: int | None = None
 
+    pipeline_model_parallel_layout: Any = None
     activation_func: Callable[[torch.Tensor], torch.Tensor] = gelu_tanh
     bias_activation_fusion: bool = False
     gradient_accumulation_fusion: bool = False
@@ -137,7 +138,7 @@ class GLMConfig(TransformerConfig):
     @property
     def split(self) -> list[int]:
         """Number of layers on each pipeline stage."""
-        layout: Any = self.pipeline_model_parallel_layout
+        layout = self.pipeline_model_parallel_layout
         if layout is None:
             return [self.num_layers]
         stages = range(self.pipeline_model_parallel_size)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.core import parallel_state
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -29,8 +28,8 @@ class GLMDistillModelPT(GLMModelPT):
     """Trains a student on the terms of ``cfg.distill`` with the teachers of ``cfg.teachers``.
 
     The student is an ordinary GLM: checkpoints hold it and the methods' projections, its ``.nemo``
-    holds it alone. Teachers are read from ``.nemo`` archives at the student's layout, whatever layout
-    they were saved at, and are never saved.
+    holds it alone. Teachers are read from ``.nemo`` archives at the student's layout, whatever
+    layout they were saved at, and are never saved.
 
     Args:
         cfg: the section ``model`` of the configuration.
@@ -47,7 +46,8 @@ class GLMDistillModelPT(GLMModelPT):
         self._teacher_cfgs = {n: _teacher_cfg(n, t) for n, t in (cfg.get("teachers") or {}).items()}
         terms = OmegaConf.to_container(cfg.distill.terms, resolve=True)
         assert isinstance(terms, dict)
-        self._terms = {n: term_from_dict(str(n), t, self._teacher_cfgs) for n, t in terms.items()}
+        teachers = [str(name) for name in self._teacher_cfgs]
+        self._terms = {str(n): term_from_dict(str(n), t, teachers) for n, t in terms.items()}
         used = {term.teacher for term in self._terms.values()}
         if unused := self._teacher_cfgs.keys() - used:
             raise ValueError(

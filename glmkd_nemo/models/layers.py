@@ -1,4 +1,4 @@
-"""A GLM transformer layer: Megatron-Core's, with taps and a recompute that keeps them on the graph."""
+"""A GLM transformer layer: Megatron-Core's, with taps and a recompute that keeps them."""
 
 from __future__ import annotations
 

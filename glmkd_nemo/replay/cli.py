@@ -53,7 +53,6 @@ def _rank(
     port: int,
     verdict: str,
 ) -> None:
-    import glmkd_nemo  # noqa: F401  (before Megatron-Core)
     from megatron.core import parallel_state, tensor_parallel
 
     if tp * pp > 1:

@@ -1,4 +1,4 @@
-"""Runs one case on this project's real path: Megatron-Core's schedule, DDP and gradient reduction."""
+"""Runs one case on the real path: Megatron-Core's schedule, DDP and gradient reduction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from glmkd_nemo.replay.case import Case
 class Outcome:
     """What a run gave, on rank 0: whole tensors, original names.
 
-    ``values`` has the loss parts by our names, unweighted, and ``loss``; ``weights`` the terms' own.
+    ``values``: the loss parts by our names, unweighted, and ``loss``; ``weights``: the terms' own.
     """
 
     values: dict[str, float] = field(default_factory=dict)

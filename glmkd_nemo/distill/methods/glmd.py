@@ -7,12 +7,14 @@ layers. The paper's two stages are this term and then a task stage with ``kd`` a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from glmkd_nemo.distill import losses, top_n
-from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.losses import prediction_of_rows
+from glmkd_nemo.distill.method import Batch, Loss, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.top_n import count, flattened_below_top, top_n
+from glmkd_nemo.models.logits import Logits
 
 LOGITS = ("logits", None)
 
@@ -26,10 +28,9 @@ class GLMDConfig:
         mask_pad: leave padding out (the paper's setting).
         mask_a: leave the context (part A) out, so that only positions to be predicted count.
         mse: mean squared error of logits instead of KL.
-        top_n: only the teacher's most likely tokens: a number, or a share of the vocabulary below 1.
-            Part ``top_n`` then keeps the student's other logits below its lowest among them.
-        teacher_min: with ``top_n``: keep the whole vocabulary, the teacher's logits outside its top
-            set to its smallest.
+        top_n: only the teacher's most likely tokens: a number, or a share (below 1) of the
+            vocabulary; part ``top_n`` keeps the student's other logits below these.
+        teacher_min: with ``top_n``: all tokens, the teacher's others set to its smallest logit.
     """
 
     temperature: float = 15.0
@@ -54,46 +55,32 @@ class GLMD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """``logits``; with ``top_n`` (and not ``teacher_min``) ``top_n`` as well."""
-        taps = {"student": (LOGITS,), "teacher": (LOGITS,)}
-        if self.config.top_n is None:
-            return [Part("logits", self._all, **taps)]
-        if self.config.teacher_min:
-            return [Part("logits", self._teacher_min, **taps)]
-        return [Part("logits", self._top, **taps), Part("top_n", self._hinge, **taps)]
+        losses_by_name: dict[str, Loss] = {"logits": self._whole_vocabulary}
+        if self.config.top_n is not None and not self.config.teacher_min:
+            losses_by_name = {"logits": partial(self._top, 0), "top_n": partial(self._top, 1)}
+        return [Part(name, loss, (LOGITS,), (LOGITS,)) for name, loss in losses_by_name.items()]
 
-    def _mask(self, batch: Batch) -> Tensor:
-        if self.config.mask_a:
-            return batch.pad_positions_and_target if self.config.mask_pad else batch.target
-        return batch.pad_positions if self.config.mask_pad else batch.everywhere
+    def _rows(self, student: Taps, teacher: Taps, batch: Batch) -> tuple[Logits, Logits, Tensor]:
+        pad, a = self.config.mask_pad, self.config.mask_a
+        if a:
+            mask = batch.pad_positions_and_target if pad else batch.target
+        else:
+            mask = batch.pad_positions if pad else batch.everywhere
+        return student[LOGITS], teacher[LOGITS], mask
 
-    @property
-    def _kind(self) -> str:
-        return "mse" if self.config.mse else "kl"
+    def _whole_vocabulary(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        c, (s, t, mask) = self.config, self._rows(student, teacher, batch)
+        rows = t.rows(mask)
+        if c.teacher_min:
+            rows = flattened_below_top(rows, count(c.top_n, t.vocab_size))
+        kind = "mse" if c.mse else "kl"
+        return prediction_of_rows(kind, s.rows(mask), rows, mask, s.vocab_size, c.temperature)
 
-    def _all(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        s, t, mask = student[LOGITS], teacher[LOGITS], self._mask(batch)
-        return losses.prediction(self._kind, s, t, mask, self.config.temperature)
-
-    def _teacher_min(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        s, t, mask = student[LOGITS], teacher[LOGITS], self._mask(batch)
-        n = top_n.count(self.config.top_n, t.vocab_size)
-        flat = top_n.flattened_below_top(t.rows(mask), n)
-        return losses.prediction_of_rows(
-            self._kind, s.rows(mask), flat, mask, s.vocab_size, self.config.temperature
-        )
-
-    def _top(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return self._top_parts(student, teacher, batch)[0]
-
-    def _hinge(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return self._top_parts(student, teacher, batch)[1]
-
-    def _top_parts(self, student: Taps, teacher: Taps, batch: Batch) -> tuple[Tensor, Tensor]:
-        s, t, mask = student[LOGITS], teacher[LOGITS], self._mask(batch)
-        n = top_n.count(self.config.top_n, t.vocab_size)
-        return top_n.top_n(
-            self._kind, s.rows(mask), t.rows(mask), mask, n, s.columns.start, self.config.temperature
-        )
+    def _top(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        c, (s, t, mask) = self.config, self._rows(student, teacher, batch)
+        n, kind = count(c.top_n, t.vocab_size), "mse" if c.mse else "kl"
+        first = s.columns.start
+        return top_n(kind, s.rows(mask), t.rows(mask), mask, n, first, c.temperature)[which]
 
 
 METHOD = GLMD

@@ -24,9 +24,9 @@ class KDConfig:
         loss: ``kl`` (times T^2), ``ce`` (without that factor, as in GLMKD) or ``mse`` (of the
             logits, without temperature).
         temperature: T; GLMKD's recipe for GLM has 10.
-        mask: positions that count: ``target`` (to be predicted), ``pad_labels`` or ``pad_positions``
-            (all but padding, told by labels or by position ids), ``none`` (all). A mask multiplies
-            logits and the mean runs over all positions, as in GLMKD.
+        mask: positions that count: ``target`` (to be predicted), ``pad_labels`` or
+            ``pad_positions`` (all but padding, told by labels or by position ids), ``none`` (all).
+            A mask multiplies logits and the mean runs over all positions, as in GLMKD.
     """
 
     loss: str = "kl"

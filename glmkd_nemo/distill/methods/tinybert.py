@@ -25,13 +25,11 @@ class TinyBERTConfig:
     """Options of TinyBERT.
 
     Attributes:
-        attention, embedding, final: whether attention, the embedding and the final hidden states
-            take part.
+        attention, embedding, final: whether these take part.
         layers: ``all``, or only the ``final`` hidden states, the ``embedding``, or both of them.
-        custom_final: with ``final`` or ``embedding_final``: the last but ``n - 1`` hidden states
-            instead of the last.
-        random_layers: draw the teacher's layers anew (sorted, without replacement).
-        random_every_epochs, random_every_steps: how often; steps count where epochs is 0.
+        custom_final: with ``final`` or ``embedding_final``: take the n-th last hidden states.
+        random_layers: draw the teacher's layers anew, sorted, every so many epochs (or steps, where
+            ``random_every_epochs`` is 0).
     """
 
     attention: bool = True
@@ -68,31 +66,28 @@ class TinyBERT(Method):
         return self._parts(uniform_segments(self.teacher.layers, self.student.layers))
 
     def possible_parts(self) -> list[Part]:
-        """With random layers: each student layer with the last teacher layer it can be drawn."""
+        """With random layers: each student layer with every teacher layer that can be drawn."""
         if not self.config.random_layers:
             return self.parts(StepContext())
-        first_drawn = self.teacher.layers - self.student.layers + 1
-        return self._parts([0, *range(first_drawn, self.teacher.layers + 1)])
+        n, m = self.student.layers, self.teacher.layers
+        draws = [[0, *range(shift, shift + n - 1), m] for shift in range(1, m - n + 2)]
+        return [part for ends in draws for part in self._parts(ends)]
 
     def _parts(self, ends: list[int]) -> list[Part]:
         c, n, m = self.config, self.student.layers, self.teacher.layers
-        hidden: list[tuple[TapKey, TapKey]] = []
-        scores: list[tuple[TapKey, TapKey]] = []
+        scores, hidden = [], []
         if c.layers == "all":
-            first = 0 if c.embedding else 1
-            hidden = [(("hidden", i), ("hidden", ends[i])) for i in range(first, n)]
-            if c.attention:
-                scores = [(("scores", i), ("scores", ends[i + 1] - 1)) for i in range(n)]
+            hidden = [_pair("hidden", i, ends[i]) for i in range(0 if c.embedding else 1, n)]
+            scores = [_pair("scores", i, ends[i + 1] - 1) for i in range(n if c.attention else 0)]
         elif c.layers != "final":
-            hidden = [(("hidden", 0), ("hidden", 0))]
+            hidden = [_pair("hidden", 0, 0)]
         if c.layers in ("final", "embedding_final") and c.custom_final > 1:
-            hidden.append((("hidden", n - c.custom_final + 1), ("hidden", m - c.custom_final + 1)))
+            hidden.append(_pair("hidden", n - c.custom_final + 1, m - c.custom_final + 1))
         elif c.layers != "embedding" and c.final:
-            hidden.append((("output", None), ("output", None)))
-        return [
-            *(self._part(f"attention_scores.{i}", *pair) for i, pair in enumerate(scores)),
-            *(self._part(f"hidden_states.{i}", *pair) for i, pair in enumerate(hidden)),
-        ]
+            hidden.append(_pair("output", None, None))
+        named = [(f"attention_scores.{i}", pair) for i, pair in enumerate(scores)]
+        named += [(f"hidden_states.{i}", pair) for i, pair in enumerate(hidden)]
+        return [Part(n, partial(self._loss, s, t), (s,), (t,)) for n, (s, t) in named]
 
     def _draw(self, context: StepContext) -> list[int]:
         c, n, m = self.config, self.student.layers, self.teacher.layers
@@ -100,12 +95,13 @@ class TinyBERT(Method):
         turn = context.epoch // every if every else context.step // c.random_every_steps
         return [0, *sorted(context.draws("tinybert", turn).sample(range(1, m), n - 1)), m]
 
-    def _part(self, name: str, student: TapKey, teacher: TapKey) -> Part:
-        return Part(name, partial(self._loss, student, teacher), (student,), (teacher,))
-
     def _loss(self, s: TapKey, t: TapKey, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         mine = student[s] if s[0] == "scores" else student[s].map(self.fit_dense)
         return mse(mine, teacher[t])
+
+
+def _pair(tap: str, student: int | None, teacher: int | None) -> tuple[TapKey, TapKey]:
+    return (tap, student), (tap, teacher)
 
 
 METHOD = TinyBERT
