@@ -40,8 +40,8 @@ class Watch(Callback):
 
     @property
     def step_seconds(self) -> float:
-        """Median time of a training step (forward, backward, update; no validation, no saving)."""
-        return statistics.median(self.seconds) if self.seconds else 0.0
+        """Mean time of a training step (forward, backward, update; no validation, no saving)."""
+        return statistics.fmean(self.seconds) if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the line; a resumed training starts where it was."""

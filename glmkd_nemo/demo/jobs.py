@@ -8,7 +8,8 @@ from typing import Any
 from glmkd_nemo.demo.corpus import data_paths
 from glmkd_nemo.demo.settings import DemoSettings, ModelSettings
 
-WARMUP_SHARE = 0.05
+WARMUP_SHARE = 0.3  # held-out loss of the small student, 300 steps: 4.98 with 20, 4.92 with 90
+INIT_STD = 0.05  # narrow models: 0.02 learns later
 FINAL_LR_SHARE = 0.1
 
 
@@ -52,6 +53,7 @@ def pretraining(
             "make_vocab_size_divisible_by": 8,
             "hidden_dropout": 0.0,  # little more than one pass over the text: nothing to fight
             "attention_dropout": 0.0,
+            "init_method_std": INIT_STD,
             "seed": settings.seed,
             "tokenizer": {"type": "bert", "path": str(corpus / "tokenizer")},
             "data": {**data_section(), **data_paths(corpus), "cache_dir": None},

@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> None:
     settings = load_settings(arguments)
     from glmkd_nemo.demo.report import write_report
-    from glmkd_nemo.demo.run import Demo, print_line, print_table
+    from glmkd_nemo.demo.run import Demo
+    from glmkd_nemo.demo.terminal import print_line, print_table
 
     out = Path(settings.out)
     print_line(f"glmkd_nemo demo: everything goes to {out} (a few minutes; Ctrl-C and go on later)")

@@ -27,7 +27,7 @@ class Row:
         loss: mean cross entropy per blank token on the test text, in nats.
         accuracy: share of blank tokens of the test text predicted exactly (the blank's earlier
             tokens given), 0-1.
-        step_seconds: median time of one training step, the teacher's forward included.
+        step_seconds: mean time of one training step, the teacher's forward included.
         curve: held-out loss during training.
     """
 

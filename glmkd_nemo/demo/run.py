@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from glmkd_nemo.demo import jobs
-from glmkd_nemo.demo.corpus import corpus_files
+from glmkd_nemo.demo import facts, jobs
 from glmkd_nemo.demo.process import run_apart
 from glmkd_nemo.demo.results import Blank, Candidate, Curve, Results, Row
 from glmkd_nemo.demo.settings import DemoSettings, ModelSettings
@@ -68,7 +63,7 @@ class Demo:
         """Text, tokenizer and indexed files."""
         s = self.settings
         spec = {
-            "text": _identity(s.corpus),
+            "text": facts.identity(s.corpus),
             "vocab_size": s.vocab_size,
             "seq_length": s.seq_length,
         }
@@ -144,31 +139,28 @@ class Demo:
         best = min(tried, key=lambda key: tried[key]["valid"]["loss"])
         outcomes = {"teacher": teacher, "scratch": scratch, "kd": kd, "glmd": tried[best]}
         labels = self._labels()
-        nemos = {labels[name]: str(outcomes[name]["nemo"]) for name in outcomes}
-        filled = self.fill(corpus["blanks"], nemos)
+        filled = self.fill(
+            corpus["blanks"], {labels[name]: o["nemo"] for name, o in outcomes.items()}
+        )
         everything = [corpus, teacher, scratch, kd, *tried.values(), filled]
         return Results(
-            corpus=_on_corpus(corpus, s),
-            settings=self._on_settings(),
-            versions=_versions(),
+            corpus=facts.on_corpus(corpus, s),
+            settings=facts.on_settings(s),
+            versions=facts.versions(),
             rows=[self._row(name, labels[name], o) for name, o in outcomes.items()],
-            candidates=[
-                Candidate(
-                    first,
-                    s.student.steps - first,
-                    SECOND_STAGE[second],
-                    outcome["valid"]["loss"],
-                    (first, second) == best,
-                )
-                for (first, second), outcome in tried.items()
-            ],
+            candidates=[self._candidate(key, o, key == best) for key, o in tried.items()],
             blanks=[
-                Blank(text, truth, {label: filled[label][i] for label in nemos})
+                Blank(text, truth, {label: filled[label][i] for label in labels.values()})
                 for i, (text, truth) in enumerate(corpus["blanks"])
             ],
             seconds=sum(outcome["stage_seconds"] for outcome in everything),
-            notes=self._notes(),
+            notes=facts.notes(s),
         )
+
+    def _candidate(self, key: tuple[int, str], outcome: Outcome, chosen: bool) -> Candidate:
+        first, second = key
+        later = self.settings.student.steps - first
+        return Candidate(first, later, SECOND_STAGE[second], outcome["valid"]["loss"], chosen)
 
     def _labels(self) -> dict[str, str]:
         t, s = self.settings.teacher, self.settings.student
@@ -192,80 +184,3 @@ class Demo:
             outcome["step_seconds"],
             Curve(outcome["steps"], outcome["losses"]),
         )
-
-    def _on_settings(self) -> dict[str, str]:
-        flat = asdict(self.settings)
-        return {
-            **{k: str(flat[k]) for k in ("seed", "threads", "seq_length", "batch_size")},
-            **{k: ", ".join(f"{a} {b}" for a, b in flat[k].items()) for k in _SECTIONS},
-        }
-
-    def _notes(self) -> list[str]:
-        s = self.settings
-        return [
-            f"Blank infilling (GLM, arXiv 2103.10360): {s.batch_size} windows of up to "
-            f"{s.seq_length} positions a step, 15 % of the words blanked in spans of about three.",
-            "Held-out loss is the mean cross entropy in nats per blank token, accuracy the share "
-            "of blank tokens whose most likely prediction is right, given the blank's earlier "
-            "tokens. The table is on test text; the curves are on validation text.",
-            "A step's time is the median over training, on this machine, and includes the "
-            "teacher's forward pass where there is a teacher. GLMD's second stage runs without it, "
-            "unless it uses soft labels.",
-            "TensorBoard: tensorboard --logdir " + s.out,
-        ]
-
-
-_SECTIONS = ("teacher", "student", "kd", "glmd")
-
-
-def _identity(corpus: str | None) -> Any:
-    """What tells one text from another without reading it."""
-    if corpus is None:
-        return f"python {platform.python_version()}"
-    stats = [(str(file.absolute()), file.stat()) for file in corpus_files(corpus)]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-
-
-def _on_corpus(corpus: Outcome, settings: DemoSettings) -> dict[str, str]:
-    tokens = {f"{name} tokens": f"{count:,}" for name, count in corpus["tokens"].items()}
-    vocabulary = {"vocabulary": f"{settings.vocab_size:,} (WordPiece, trained on it)"}
-    return {"text": corpus["name"], **tokens, **vocabulary}
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("torch", "megatron-core", "nemo-toolkit", "lightning")
-    machine = f"{platform.system()}, {os.cpu_count()} CPUs"
-    python = {"python": platform.python_version()}
-    return {**python, **{name: version(name) for name in names}, "machine": machine}
-
-
-def print_line(text: str) -> None:
-    """A line on stdout, at once."""
-    print(text, flush=True)
-
-
-def print_table(results: Results, out: Path, stream: Any = None) -> None:
-    """The table and the filled blanks on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=stream or sys.stdout, width=100 if stream else None)
-    table = Table("model", box=None, pad_edge=False)
-    for head in ("parameters", "held-out loss", "accuracy", "step"):
-        table.add_column(head, justify="right")
-    for row in results.rows:
-        table.add_row(
-            row.label,
-            f"{row.parameters:,}",
-            f"{row.loss:.3f}",
-            f"{100 * row.accuracy:.1f} %",
-            f"{1000 * row.step_seconds:.0f} ms",
-        )
-    console.print(table)
-    for blank in results.blanks:
-        console.print(f"\n{blank.text}", style="bold", markup=False, highlight=False)
-        for label, answer in [("the text had", blank.truth), *blank.answers.items()]:
-            console.print(f"  {label:<32} {answer}", markup=False, highlight=False)
-    console.print(f"\nreport: {out}", markup=False, highlight=False, soft_wrap=True)
