@@ -14,6 +14,7 @@ from glmkd_nemo.distill import losses
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
 from tests.distill import dense
+from tests.distill import steps as whole_steps
 from tests.distill.loss_cases import compare, grid, sharded
 
 EXACT = 1e-10
@@ -28,6 +29,11 @@ def layout(tp: int = 1, pp: int = 1) -> Iterator[None]:
         yield
     finally:
         parallel_state.destroy_model_parallel()
+
+
+def everything() -> dict[str, list[str]]:
+    """All checks of this file in one launch, as launches are slow."""
+    return {**under_tensor_parallelism(), **steps()}
 
 
 def under_tensor_parallelism() -> dict[str, list[str]]:
@@ -114,3 +120,42 @@ def _off(what: str, x: Tensor, y: Tensor) -> list[str]:
     error = (x.detach() - y.detach()).abs().max()
     dist.all_reduce(error, op=dist.ReduceOp.MAX)
     return [] if float(error) <= EXACT else [f"{what}: off by {float(error):.1e}"]
+
+
+def steps() -> dict[str, list[str]]:
+    """Distillation steps of the same four samples in several layouts, against data parallelism."""
+    both = [[0, 1], [2, 3]]
+    found: dict[str, list[str]] = {}
+    with layout():
+        reference = whole_steps.run(both)
+        mine = both[dist.get_rank()]
+        found["dp2"] = _compare_steps(whole_steps.run([mine]), reference)
+    with layout(pp=2):
+        found["pp2"] = _compare_steps(whole_steps.run(both), reference)
+        found["pp2_one_by_one"] = _compare_steps(
+            whole_steps.run([[0, 1], [2, 3], [0, 1], [2, 3]]), reference
+        )
+        found["pp2_recompute"] = _compare_steps(whole_steps.run(both, recompute="full"), reference)
+        values, gradients = whole_steps.run(both, grad_scale=64.0)
+        unscaled = {name: g / 64 for name, g in gradients.items()}
+        found["pp2_scaled"] = _compare_steps((values, unscaled), reference)
+    with layout(tp=2):
+        found["tp2"] = _compare_steps(whole_steps.run(both), reference)
+        found["tp2_sp"] = _compare_steps(whole_steps.run(both, sp=True), reference)
+        found["tp2_sp_recompute"] = _compare_steps(
+            whole_steps.run(both, sp=True, recompute="selective"), reference
+        )
+    return found
+
+
+def _compare_steps(found: tuple[dict, dict], expected: tuple[dict, dict]) -> list[str]:
+    wrong = []
+    for what, ours, theirs in zip(("value", "gradient"), found, expected, strict=True):
+        if ours.keys() != theirs.keys():
+            wrong.append(f"{what}: {sorted(ours.keys() ^ theirs.keys())} on one side only")
+        for name in ours.keys() & theirs.keys():
+            x, y = (torch.as_tensor(z, dtype=torch.float64) for z in (ours[name], theirs[name]))
+            error = float((x - y).norm() / y.norm())
+            if not error <= 1e-6:  # DDP keeps gradients in fp32
+                wrong.append(f"{what} {name}: off by {error:.1e}")
+    return wrong
