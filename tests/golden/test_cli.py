@@ -93,7 +93,7 @@ def test_a_corrupted_number_fails(tmp_path: Path):
 def test_a_folder_that_is_no_case_is_refused_by_name(tmp_path: Path):
     folder = tmp_path / "distill_pt" / "nothing_here"
     folder.mkdir(parents=True)
-    with pytest.raises(ValueError, match="nothing_here is no case: it has no case.json"):
+    with pytest.raises(ValueError, match=r"nothing_here is no case: it has no case\.json"):
         cli._one(str(folder), False, None, cli._Table(verbose=False, quiet=True))
     with pytest.raises(ValueError, match="nothing_here is no case"):
         Case(folder).terms  # noqa: B018
