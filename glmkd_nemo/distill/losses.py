@@ -23,6 +23,7 @@ from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits
 
 KINDS = ("kl", "ce", "mse")
+_NO_OVERFLOW = 40.0  # e^u stays far from the largest fp32 number
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -51,10 +52,17 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
     s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
     log_p = t - log_partition(t).unsqueeze(-1)
-    # subtract log-probabilities entry by entry: at high temperatures the sum of differences is
-    # thousands of times smaller than either entropy, which fp32 would lose
-    log_q = s - shared(log_partition(s)).unsqueeze(-1)
-    return all_sum((log_p.exp() * (log_p - log_q)).sum(-1)) * temperature**2
+    p, lead = log_p.exp(), s - t
+    # With u the student's lead over its mean under p, KL = log(sum p e^u), which is
+    # log(1 + sum p (e^u - 1)), and sum p u = 0. Summing p (e^u - 1 - u), terms of one sign, loses
+    # nothing in fp32; the difference of entropies would, being thousands of times smaller than
+    # either at high temperatures.
+    u = lead - shared(all_sum((p * lead).sum(-1))).unsqueeze(-1)
+    if float(all_max(u.amax() if u.numel() else u.sum())) < _NO_OVERFLOW:
+        divergence = all_sum((p * (u.expm1() - u)).sum(-1)).log1p()
+    else:
+        divergence = all_sum((p * (log_p - s)).sum(-1)) + log_partition(s)
+    return divergence * temperature**2
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -20,7 +20,8 @@ class Links:
 
     Each directed pair of stages has a communicator of its own, on which messages keep their order;
     sends are never waited for inside a step. So no order of forwards and backwards that
-    Megatron-Core chooses can block them, and the student's backward messages carry its gradients only.
+    Megatron-Core chooses can block them, and the student's backward messages carry its own
+    gradients only.
     """
 
     def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
