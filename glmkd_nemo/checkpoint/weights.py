@@ -13,6 +13,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from glmkd_nemo.checkpoint.sharded import check_whole
 
 SHOWN = 8  # names per kind in a message
+BESIDE = "distill."  # a student's companion in training, never part of a model's weights
 
 
 class WeightsMismatch(ValueError):
@@ -41,6 +42,7 @@ def load_sharded(
     folder = Path(path)
     check_whole(folder)
     weights = model.sharded_state_dict(prefix=prefix)
+    weights = {k: v for k, v in weights.items() if not k.startswith(f"{prefix}{BESIDE}")}
     rows = getattr(getattr(model, "config", None), "vocab_size", None)
     if strict:
         compare_weights(weights, folder, label or str(path), vocab_size=rows)
@@ -48,7 +50,11 @@ def load_sharded(
         weights = _that_fit(weights, folder, rows)
     state = dist_checkpointing.load(weights, str(folder))
     state = {key.removeprefix(prefix): state[key] for key in weights}
-    model.load_state_dict(state, strict=strict)
+    left = model.load_state_dict(state, strict=False)
+    lost = [k for k in left.missing_keys if not k.startswith(BESIDE) and "_extra_state" not in k]
+    if strict and (lost or left.unexpected_keys):
+        names = _listed("not delivered", {*lost, *left.unexpected_keys})
+        raise WeightsMismatch(f"{label or path} does not fit this model: {names}.")
 
 
 def compare_weights(

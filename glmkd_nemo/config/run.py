@@ -99,7 +99,9 @@ def _leave() -> None:
 def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> int | None:
     flags = [a for a in sys.argv[1:] if a.startswith("-")]
     plain_arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
-    spelled = check_overrides(plain_arguments, schema, conf, open_sections())
+    asks_nemo = any("exp_manager" in argument for argument in plain_arguments)  # a slow import
+    sections = open_sections() if asks_nemo else {}
+    spelled = check_overrides(plain_arguments, schema, conf, sections)
     sys.argv[1:] = [*flags, *spelled]  # also what Lightning starts further ranks with
     from nemo.core.config import hydra_runner
 

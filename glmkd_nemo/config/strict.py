@@ -58,6 +58,7 @@ def _walk(node: Any, schema: Any, path: str, sections: dict[str, type]) -> Itera
     if not isinstance(node, Mapping):
         return
     fields = typing.get_type_hints(schema)
+    scalars: dict[str, Any] = {}
     for key, value in node.items():
         name = f"{path}{key}"
         if key not in fields:
@@ -66,7 +67,7 @@ def _walk(node: Any, schema: Any, path: str, sections: dict[str, type]) -> Itera
             continue
         kind = sections.get(name) or _dataclass_in(fields[key])
         if kind is None:
-            yield from _wrong_type(name, key, value, schema)
+            scalars |= {} if name == TERMS else {key: value}
         elif _is_dict_of(fields[key]) and isinstance(value, Mapping):
             for entry, inner in value.items():
                 yield from _walk(inner, kind, f"{name}.{entry}.", sections)
@@ -74,16 +75,20 @@ def _walk(node: Any, schema: Any, path: str, sections: dict[str, type]) -> Itera
             yield f"{name}={value!r} must be a section with keys of its own"
         else:
             yield from _walk(value, kind, f"{name}.", sections)
+    yield from _wrong_types(path, scalars, schema)
 
 
-def _wrong_type(name: str, key: str, value: Any, schema: type) -> Iterable[str]:
-    if name == TERMS:
-        return
+def _wrong_types(path: str, scalars: dict[str, Any], schema: type) -> Iterable[str]:
     try:
-        OmegaConf.merge(OmegaConf.structured(schema), {key: value})
+        OmegaConf.merge(OmegaConf.structured(schema), scalars)
     except OmegaConfBaseException as error:
+        if len(scalars) > 1:  # a merge is slow: key by key only when one of them is wrong
+            for key, value in scalars.items():
+                yield from _wrong_types(path, {key: value}, schema)
+            return
+        ((key, value),) = scalars.items()
         reason = str(error).splitlines()[0]
-        yield f"{name}={value!r} is of the wrong type: {reason}"
+        yield f"{path}{key}={value!r} is of the wrong type: {reason}"
 
 
 def _terms(cfg: Mapping[str, Any], term_fields: TermFields | None) -> Iterable[str]:

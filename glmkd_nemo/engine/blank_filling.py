@@ -58,6 +58,22 @@ def _loss(batch: dict[str, Tensor], logits: Logits) -> tuple[Tensor, dict[str, T
     return result[0].clone(), {"sums": result}
 
 
+def token_mean(batch: dict[str, Tensor], logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective of pre-training: cross entropy in nats per token to be predicted.
+
+    Args:
+        batch: micro-batch with ``labels`` and ``loss_mask`` ``[b, s]``.
+        logits: handle of this rank's columns; only rows that carry loss are computed.
+
+    Returns:
+        The mean over the micro-batch, and no further parts.
+    """
+    mask = batch["loss_mask"] > 0
+    loss_n = cross_entropy(logits.rows(mask), batch["labels"][mask], logits.columns.start)
+    weight_n = batch["loss_mask"][mask]
+    return (loss_n * weight_n).sum() / weight_n.sum().clamp(min=1), {}
+
+
 @torch.no_grad()
 def sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
     """Sums over the positions that carry loss.

@@ -17,8 +17,8 @@ def check_layout(model: Mapping[str, Any], world_size: int, training: bool = Tru
     Raises:
         ValueError: one message for all that does not fit.
     """
-    tp = int(model.get("tensor_model_parallel_size") or 1)
-    pp = int(model.get("pipeline_model_parallel_size") or 1)
+    tp = int(model.get("tensor_model_parallel_size", 1))
+    pp = int(model.get("pipeline_model_parallel_size", 1))
     problems = [*_world(world_size, tp, pp), *_tensor(model, tp), *_pipeline(model, pp)]
     if training and not problems:
         problems += _batch(model, world_size // (tp * pp))

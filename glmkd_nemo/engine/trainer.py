@@ -41,6 +41,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> T
     """
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
+    if int(settings.get("max_steps", -1)) < 1:
+        raise ValueError("trainer.max_steps must be a number of optimizer steps, at least 1")
     if isinstance(settings.get("devices"), int):
         check_layout(cfg.model, settings["devices"] * int(settings.get("num_nodes", 1)))
     check_precision(cfg.model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core import parallel_state
@@ -19,9 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.nemo import NemoConnector, allow_target, load_tokenizer_of
-from glmkd_nemo.distill.losses import cross_entropy
 from glmkd_nemo.engine import data_feed, quiet, random, schedule
-from glmkd_nemo.engine.blank_filling import HeldOut
+from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer, build_scheduler
@@ -29,7 +28,6 @@ from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
 from glmkd_nemo.models.config import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
-from glmkd_nemo.models.logits import Logits
 
 Batch = dict[str, Tensor]
 LossFunction = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
@@ -137,20 +135,9 @@ class GLMModelPT(ModelPT):
         """
         batch = next(data_iterator)
         output = model(
-            batch["input_ids"],
-            batch["position_ids"],
-            batch["attention_mask"],
-            materialize=False,
+            batch["input_ids"], batch["position_ids"], batch["attention_mask"], materialize=False
         )
-        return output, partial(self._token_mean, batch)
-
-    @staticmethod
-    def _token_mean(batch: Batch, logits: Logits) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropy in nats, averaged over the tokens of the micro-batch to be predicted."""
-        mask = batch["loss_mask"] > 0
-        loss_n = cross_entropy(logits.rows(mask), batch["labels"][mask], logits.columns.start)
-        weight_n = batch["loss_mask"][mask]
-        return (loss_n * weight_n).sum() / weight_n.sum().clamp(min=1), {}
+        return output, partial(token_mean, batch)
 
     def on_schedule_start(self, num_microbatches: int, forward_only: bool) -> None:
         """Hook: before the schedule of a step."""
@@ -280,7 +267,7 @@ class GLMModelPT(ModelPT):
 
     def export_config(self) -> DictConfig:
         """The configuration for a ``.nemo``: a plain GLM, whatever trained it."""
-        config = dict(OmegaConf.to_container(self.cfg, resolve=True))
+        config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
         for name in ("teachers", "distill"):
             config.pop(name, None)
         return DictConfig({**config, "target": f"{__name__}.{GLMModelPT.__name__}"})

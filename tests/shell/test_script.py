@@ -1,0 +1,95 @@
+"""scripts/pretrain.py as a user runs it: errors in one line, Ctrl-C, the same command again."""
+
+from __future__ import annotations
+
+import os
+import pydoc_data.topics
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glmkd_nemo.data.train_vocab import train_wordpiece
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a text and a vocabulary."""
+    folder = tmp_path_factory.mktemp("script")
+    texts = list(pydoc_data.topics.topics.values())[:30]
+    (folder / "text.txt").write_text("\n\n".join(texts))
+    train_wordpiece(texts, 400, folder / "vocab")
+    return folder
+
+
+def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts the script on a tiny model in ``place``."""
+    tiny = [
+        "model.num_layers=2",
+        "model.hidden_size=16",
+        "model.num_attention_heads=2",
+        "model.encoder_seq_length=48",
+        "model.max_position_embeddings=48",
+        "model.micro_batch_size=2",
+        "model.global_batch_size=4",
+        f"model.tokenizer.path={place / 'vocab'}",
+        f"model.data.prefixes=[{place / 'text.txt'}]",
+        "model.data.num_workers=0",
+        "model.data.split='800,100,100'",
+        "trainer.val_check_interval=1000",
+        "trainer.limit_val_batches=1",
+        "trainer.log_every_n_steps=1",
+        f"exp_manager.exp_dir={place / 'runs'}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *tiny, *arguments],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_errors_are_one_message_without_traceback(place: Path):
+    cases = {
+        "model.hiden_size=8": "error: unknown key model.hiden_size; did you mean model.hidden_size",
+        "model.data.prefixes=[nowhere.txt]": "nowhere.txt",
+        "model.tensor_model_parallel_size=2": "error: 1 processes .* cannot hold",
+        f"exp_manager.exp_dir={place / 'text.txt'}": "error: cannot write to",
+    }
+    running = [start(place, argument, "name=wrong") for argument in cases]
+    for process, words in zip(running, cases.values(), strict=True):
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == 2, text
+        assert "Traceback" not in text
+        assert text.startswith("error: ")
+        assert re.search(words, text)
+        assert len(text.splitlines()) <= 3
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path):
+    command = ("name=stopped", "trainer.max_steps=4000")
+    process = start(place, *command)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, rest
+    assert "the same command goes on" in rest
+    (last,) = (place / "runs" / "stopped" / "checkpoints").glob("*-last")
+    step = int(last.name.split("step=")[1].split("-")[0])
+    again = start(place, command[0], f"trainer.max_steps={step + 2}")
+    text, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, text
+    assert f"step {step + 1}/{step + 2} loss" in text
+    assert f"step {step}/" not in text
+    assert (place / "runs" / "stopped" / "stopped.nemo").is_file()
