@@ -270,7 +270,8 @@ class GLMModelPT(ModelPT):
         config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
         for name in ("teachers", "distill"):
             config.pop(name, None)
-        return DictConfig({**config, "target": f"{__name__}.{GLMModelPT.__name__}"})
+        config["target"] = f"{__name__}.{GLMModelPT.__name__}"
+        return DictConfig(config)
 
     def sharded_state_dict(self, prefix: str = "") -> dict[str, Any]:
         """Weights of this stage as sharded tensors, keys starting with ``model.``."""
