@@ -19,7 +19,7 @@ from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
-from glmkd_nemo.models.config import glm_config_from_cfg
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
 

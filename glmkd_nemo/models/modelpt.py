@@ -26,7 +26,7 @@ from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer, build_scheduler
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
-from glmkd_nemo.models.config import glm_config_from_cfg
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
 Batch = dict[str, Tensor]

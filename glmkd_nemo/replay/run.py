@@ -25,7 +25,8 @@ from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher
-from glmkd_nemo.models.config import GLMConfig, glm_config_from_cfg
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.replay.case import Case
 
@@ -79,41 +80,56 @@ def run_case(
     }
     state, sizes = case.student()
     config = _config({**sizes, "activations_checkpoint_granularity": recompute}, parallel)
-    teachers = {f"t{i}": pair for i, pair in enumerate(case.teachers())}
-    objective = Objective(
-        {n: term_from_dict(n, t, teachers) for n, t in case.terms.items()},
-        _shape(sizes),
-        {name: _shape(teacher_sizes) for name, (_, teacher_sizes) in teachers.items()},
-    ).to(dtype)
+    objective = _objective(case, sizes, dtype)
+    teachers = _teachers(case, objective, config, parallel, dtype)
+    student = _model(config, state, dtype, sizes)
+    student.add_module("distill", objective)
+    step = DistillationStep(config, objective, teachers)
+    outcome = Outcome(weights={n: t.weight for n, t in objective.terms.items()})
+    batch = _batch(case.inputs, dtype)
+    outcome.values = _forward_backward(student, step, _context(case), batch)
+    outcome.values["hard_label"] = _hard_label(student, batch)
+    outcome.gradients = _original(whole_gradients(student), sizes["num_attention_heads"])
+    outcome.logits["student"] = whole_logits(student, Batch(**batch))
+    for name, teacher in teachers.items():
+        outcome.logits[name] = whole_logits(teacher.model, Batch(**batch))
+    return outcome
+
+
+def _objective(case: Case, sizes: Mapping[str, Any], dtype: torch.dtype) -> Objective:
+    """The terms of a case, their projections as recorded."""
+    shapes = {f"t{i}": _shape(sizes) for i, (_, sizes) in enumerate(case.teachers())}
+    terms = {n: term_from_dict(n, t, shapes) for n, t in case.terms.items()}
+    objective = Objective(terms, _shape(sizes), shapes).to(dtype)
     own = dict(objective.named_parameters())
     with torch.no_grad():
         for name, tensor in case.extra_parameters().items():
             if name in own:
                 own[name].copy_(tensor)
-    hosted: dict[str, Teacher] = {}
-    for name, (teacher_state, teacher_sizes) in teachers.items():
-        parts = objective.possible_parts()
-        split = place_teacher(name, parts, config.split, teacher_sizes["num_layers"])
-        hosted[name] = Teacher(
-            _model(_config(teacher_sizes, parallel, split), teacher_state, dtype, teacher_sizes)
-        )
-    student = _model(config, state, dtype, sizes)
-    student.add_module("distill", objective)
-    step = DistillationStep(config, objective, hosted)
-    context = _RecordedContext(
-        step=case.record.get("args_at_step", {}).get("iteration", 0),
-        max_steps=case.record.get("args_at_step", {}).get("train_iters", 1),
+    return objective
+
+
+def _teachers(
+    case: Case,
+    objective: Objective,
+    student: GLMConfig,
+    parallel: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> dict[str, Teacher]:
+    parts, hosted = objective.possible_parts(), {}
+    for i, (state, sizes) in enumerate(case.teachers()):
+        split = place_teacher(f"t{i}", parts, student.split, sizes["num_layers"])
+        hosted[f"t{i}"] = Teacher(_model(_config(sizes, parallel, split), state, dtype, sizes))
+    return hosted
+
+
+def _context(case: Case) -> StepContext:
+    recorded = case.record.get("args_at_step", {})
+    return _RecordedContext(
+        step=recorded.get("iteration", 0),
+        max_steps=recorded.get("train_iters", 1),
         layers=tuple(case.drawn_layers),
     )
-    outcome = Outcome(weights={n: t.weight for n, t in objective.terms.items()})
-    batch = _batch(case.inputs, dtype)
-    outcome.values = _forward_backward(student, step, context, batch)
-    outcome.values["hard_label"] = _hard_label(student, batch)
-    outcome.gradients = _original(whole_gradients(student), sizes["num_attention_heads"])
-    outcome.logits["student"] = whole_logits(student, Batch(**batch))
-    for name, teacher in hosted.items():
-        outcome.logits[name] = whole_logits(teacher.model, Batch(**batch))
-    return outcome
 
 
 def _forward_backward(

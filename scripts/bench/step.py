@@ -33,7 +33,7 @@ from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.optimizer import build_optimizer
-from glmkd_nemo.models.config import glm_config_from_cfg
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
 BATCH, SEQUENCE, CONTEXT, VOCAB, HIDDEN, HEADS = 4, 256, 220, 30592, 256, 8

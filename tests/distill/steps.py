@@ -24,7 +24,8 @@ from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
-from glmkd_nemo.models.config import GLMConfig, glm_config_from_cfg
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.replay.case import Case
 

@@ -16,7 +16,7 @@ from glmkd_nemo.checkpoint.original_glm import (
     to_original,
     whole_model_name,
 )
-from glmkd_nemo.models.config import glm_config_from_cfg
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
 pytestmark = pytest.mark.usefixtures("alone")

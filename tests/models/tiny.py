@@ -9,7 +9,8 @@ import torch
 from megatron.core import tensor_parallel
 from torch import Tensor
 
-from glmkd_nemo.models.config import GLMConfig, glm_config_from_cfg
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
 VOCAB, SEQUENCE = 125, 7
