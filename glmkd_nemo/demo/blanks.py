@@ -36,6 +36,10 @@ class BlankTokenizer(Protocol):
         """Text of `ids`."""
         ...
 
+    def is_word_start(self, token_id: int) -> bool:
+        """Whether a token begins a word."""
+        ...
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -83,21 +87,22 @@ def fill_blank(
         tokenizer: vocabulary and command tokens.
         text: a sentence with one ``[MASK]``.
         max_tokens: longest span, in tokens.
-        forbidden: ids that may not be chosen (command tokens); ``eop`` ends the span and is never
-            the first choice, so an answer has at least one token.
+        forbidden: ids that may not be chosen (command tokens); ``eop`` ends the span. The first
+            token begins a word, so there is an answer, and it can be read.
 
     Raises:
         ValueError: `text` does not hold ``[MASK]`` exactly once.
     """
     prompt = encode_blank(text, tokenizer)
     banned = sorted(forbidden - {tokenizer.eop_id})
+    inside = [i for i in range(tokenizer.vocab_size) if not tokenizer.is_word_start(i)]
     span: list[int] = []
     while len(span) < max_tokens:
         logits = forward(*batch_of(prompt, span, tokenizer.sop_id))
         scores = logits[0, -1, : tokenizer.vocab_size].float().clone()
         scores[banned] = -torch.inf
         if not span:
-            scores[tokenizer.eop_id] = -torch.inf
+            scores[[tokenizer.eop_id, *inside]] = -torch.inf
         token = int(scores.argmax())
         if token == tokenizer.eop_id:
             break

@@ -64,7 +64,8 @@ def _on_candidates(results: Results) -> str:
         f"{len(results.candidates)}: {chosen.first} steps on the teacher's outputs alone, then "
         f"{chosen.second} with {chosen.second_kind}."
     )
-    shortest = min(c.first for c in results.candidates)
-    if len(results.candidates) > 1 and chosen.first == shortest:
-        text += " The shortest first stage tried was the best one."
+    lengths = sorted(c.first for c in results.candidates)
+    if lengths[0] != lengths[-1] and chosen.first in (lengths[0], lengths[-1]):
+        end = "shortest" if chosen.first == lengths[0] else "longest"
+        text += f" It has the {end} first stage of those tried."
     return text

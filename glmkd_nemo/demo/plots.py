@@ -31,13 +31,14 @@ def _curves(axes: Axes, rows: list[Row], teacher: Row, first_style: int) -> None
             **_style(index + first_style),
         )
     if teacher not in rows:
-        axes.axhline(teacher.loss, color=COLOURS[0], linewidth=1, linestyle=":")
+        level = teacher.curve.loss[-1]
+        axes.axhline(level, color=COLOURS[0], linewidth=1, linestyle=":")
         axes.annotate(
-            "teacher, trained", (0.99, teacher.loss), xycoords=("axes fraction", "data"),
+            "teacher, trained", (0.99, level), xycoords=("axes fraction", "data"),
             ha="right", va="bottom", fontsize=8,
         )  # fmt: skip
     axes.set_xlabel("training step")
-    axes.set_ylabel("held-out loss (nats per blank token)")
+    axes.set_ylabel("loss on validation text (nats per blank token)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)
 
@@ -76,7 +77,7 @@ def bars(results: Results) -> bytes:
 
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     panels = (
-        ("held-out loss (lower is better)", [r.loss for r in results.rows], "{:.3f}", True),
+        ("held-out loss", [r.loss for r in results.rows], "{:.3f}", True),
         ("accuracy on blanks, %", [100 * r.accuracy for r in results.rows], "{:.1f}", False),
         ("time of a step, ms", [1000 * r.step_seconds for r in results.rows], "{:.0f}", False),
     )
@@ -88,7 +89,7 @@ def bars(results: Results) -> bytes:
         low, high = min(values), max(values)
         start = low - (high - low or low) if zoom else 0.0
         axes.set_xlim(start, high + 0.25 * (high - start))
-        axes.set_title(title + (" (axis cut)" if zoom else ""), fontsize=9)
+        axes.set_title(title + (" (axis cut; lower is better)" if zoom else ""), fontsize=9)
         axes.invert_yaxis()
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,9 @@ class Letters:
     def encode(self, text: str) -> list[int]:
         return [ord(c) - ord("a") + 10 for c in text.replace(" ", "")]
 
+    def is_word_start(self, token_id: int) -> bool:
+        return token_id != self.encode("z")[0]
+
     def decode(self, ids: list[int]) -> str:
         return "".join(chr(i - 10 + ord("a")) for i in ids)
 
@@ -65,6 +68,11 @@ def test_an_answer_has_at_least_one_token_and_no_command() -> None:
     )
     assert answer
     assert all("a" <= c <= "z" for c in answer)
+
+
+def test_an_answer_begins_a_word() -> None:
+    z = Letters().encode("z")[0]
+    assert not fill_blank(Speller([z, z]), Letters(), "a [MASK]").startswith("z")
 
 
 @pytest.mark.parametrize("text", ["no blank", "[MASK] two [MASK]"])

@@ -89,8 +89,8 @@ def test_no_share_of_a_gap_that_is_not_there() -> None:
     assert "%" not in text
 
 
-def test_a_shortest_first_stage_that_wins_is_named() -> None:
-    assert any("shortest first stage" in line for line in describe(results()))
+def test_a_choice_at_the_end_of_what_was_tried_is_named() -> None:
+    assert any("the shortest first stage of" in line for line in describe(results()))
 
 
 def test_a_report_needs_teacher_and_scratch() -> None:
