@@ -13,6 +13,7 @@ import multiprocessing.process
 import os
 import signal
 import threading
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,13 +24,21 @@ class StageFailedError(RuntimeError):
     """A stage ended without an answer; what it printed says why."""
 
 
-def run_apart(name: str, *args: Any, preload: str | None = None) -> Any:
+def warm_up(module: str) -> None:
+    """Starts importing `module`, once for all children, while the caller does other things."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C while it imports
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, before)
+
+
+def run_apart(name: str, *args: Any) -> Any:
     """``function(*args)`` in a fresh process; its return value.
 
     Args:
         name: ``package.module.function``; the caller need not import the module.
         args: picklable.
-        preload: module to import once for all children (default: the function's own).
 
     Raises:
         ValueError: as raised by the function (its message is for the user).
@@ -38,7 +47,6 @@ def run_apart(name: str, *args: Any, preload: str | None = None) -> Any:
         KeyboardInterrupt: the user pressed Ctrl-C; the child has ended.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload or name.rpartition(".")[0]])
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(sender, name, args))
     child.start()
@@ -73,6 +81,7 @@ def _child(sender: Connection, name: str, args: tuple[Any, ...]) -> None:
     # Ctrl-C in a terminal goes to all processes of a session, the helpers that write a checkpoint
     # among them; in a session of its own the child gets it from the caller alone, see _stop().
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, function = name.rpartition(".")
     try:

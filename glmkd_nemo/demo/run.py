@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from glmkd_nemo.demo import facts, jobs
-from glmkd_nemo.demo.process import run_apart
+from glmkd_nemo.demo.corpus import prepare_corpus
+from glmkd_nemo.demo.process import run_apart, warm_up
 from glmkd_nemo.demo.results import Blank, Candidate, Curve, Results, Row
 from glmkd_nemo.demo.settings import DemoSettings, ModelSettings
 from glmkd_nemo.demo.stages import Stage, StageRunner
 
-PREPARE = "glmkd_nemo.demo.corpus.prepare_corpus"
 TRAINING = "glmkd_nemo.demo.training"
 SECOND_STAGE = {"labels": "labels", "soft": "labels and the teacher at T = 1"}
 Outcome = dict[str, Any]
@@ -70,8 +70,7 @@ class Demo:
 
         def work(folder: Path) -> Outcome:
             data = jobs.data_section()
-            arguments = (folder, s.corpus, s.vocab_size, data, s.seq_length)
-            return dict(run_apart(PREPARE, *arguments, preload=TRAINING))
+            return prepare_corpus(folder, s.corpus, s.vocab_size, data, s.seq_length)
 
         return self._stage("corpus", spec, work)
 
@@ -124,6 +123,7 @@ class Demo:
     def run(self) -> Results:
         """Runs what is not done yet; the numbers of the report."""
         s = self.settings
+        warm_up(TRAINING)
         corpus = self.prepare()
         share = corpus["target_share"]
         teacher = self.train("teacher", "teacher", s.teacher)
