@@ -35,6 +35,10 @@ def _run(arguments: list[str]) -> None:
     from glmkd_nemo.demo.terminal import print_line, print_table
 
     out = Path(settings.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out} ({error}): choose another with out=...") from error
     print_line(f"glmkd_nemo demo: everything goes to {out} (a few minutes; Ctrl-C and go on later)")
     results = Demo(settings, print_line).run()
     results.save(out / "results.json")
