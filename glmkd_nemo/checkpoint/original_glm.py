@@ -114,8 +114,16 @@ def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
     """Copies this rank's shard of whole tensors (our names) into a model.
 
     Raises:
-        ValueError: a weight of the model is missing from ``state`` or has another size.
+        ValueError: a weight of the model is missing from ``state`` or has another size, or the
+            state has a layer that the model has not.
     """
+    rows = state[WORD_EMBEDDINGS].shape[0] if WORD_EMBEDDINGS in state else 0
+    if rows < model.config.vocab_size:
+        raise ValueError(f"{WORD_EMBEDDINGS}: {rows} rows for {model.config.vocab_size} tokens")
+    for name in state:
+        match = _OUR_LAYER.fullmatch(name)
+        if match and int(match[1]) >= model.config.num_layers:
+            raise ValueError(f"{name}: the model has {model.config.num_layers} layers")
     for name, parameter in model.named_parameters():
         whole_name = whole_model_name(model, name)
         if whole_name not in state:

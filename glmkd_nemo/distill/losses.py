@@ -134,7 +134,7 @@ def prediction_of_rows(
     if kind == "kl":
         return sample_sum(kl(s, t, temperature), mask) / mask.shape[1]
     if kind == "ce":
-        masked = (~mask).sum(1) * math.log(vocab_size)
+        masked = (~mask).sum(1).to(at_least_fp32(s).dtype) * math.log(vocab_size)
         return (sample_sum(soft_cross_entropy(s, t, temperature), mask) + masked) / mask.shape[1]
     if kind == "mse":
         return sample_sum(squared_error(s, t), mask) / (mask.shape[1] * vocab_size)

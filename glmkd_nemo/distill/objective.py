@@ -71,15 +71,13 @@ def term_from_dict(name: str, node: Mapping[str, Any], teachers: Iterable[str]) 
             near = difflib.get_close_matches(key, [*own, *options], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{where} has no key {key!r} ({values['method']}).{hint}")
-    term = TermConfig(
+    return TermConfig(
         method=values["method"],
         weight=float(values.get("weight", 1.0)),
         teacher=_teacher_of(where, values.get("teacher"), cls, list(teachers)),
-        schedule=ScheduleConfig(**(values.get("schedule") or {})),
+        schedule=schedules.from_dict(values.get("schedule") or {}),
         options=cls.Config(**{k: v for k, v in values.items() if k in options}),
     )
-    schedules.check(term.schedule)
-    return term
 
 
 def _teacher_of(

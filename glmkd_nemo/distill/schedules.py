@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 KINDS = ("constant", "linear", "stage")
 
@@ -24,6 +28,23 @@ class ScheduleConfig:
     until: float = 1.0
     start: float = 1.0
     end: float = 0.0
+
+
+def from_dict(values: Mapping[str, Any]) -> ScheduleConfig:
+    """Reads a schedule.
+
+    Raises:
+        ValueError: an unknown key (the nearest is named), or a schedule that cannot be followed.
+    """
+    known = [f.name for f in dataclasses.fields(ScheduleConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"a schedule has no key {key!r}; there are {', '.join(known)}.{hint}")
+    config = ScheduleConfig(**values)
+    check(config)
+    return config
 
 
 def check(config: ScheduleConfig) -> None:

@@ -13,8 +13,9 @@ from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, share
 
 
 def count(n: float, vocab_size: int) -> int:
-    """A number of tokens, from such a number or from a share of the vocabulary below 1."""
-    return max(1, int(n * vocab_size)) if 0 < n < 1 else int(n)
+    """How many tokens: ``n``, or below 1 that share of the vocabulary; from one to all."""
+    wanted = int(n * vocab_size) if 0 < n < 1 else int(n)
+    return min(max(wanted, 1), vocab_size)
 
 
 def top_n(

@@ -36,7 +36,8 @@ def prefix_mask(attention_mask: Tensor, seq_length: int) -> Tensor:
         context = position[None, None, :] < attention_mask[:, None, None]
         causal = position[None, :, None] >= position[None, None, :]
         return (causal | context).unsqueeze(1)
-    if attention_mask.shape[-2:] != (seq_length, seq_length) or attention_mask.dim() > 4:
+    square = attention_mask.shape[-2:] == (seq_length, seq_length)
+    if attention_mask.dim() not in (3, 4) or not square:
         raise ValueError(
             f"attention_mask of shape {tuple(attention_mask.shape)}: give [b] (sep), [b, s, s] or "
             f"[b, 1, s, s] with s = {seq_length}."

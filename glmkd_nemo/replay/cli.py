@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from glmkd_nemo.replay.case import Case
 from glmkd_nemo.replay.flags import NotYet
 
 STUCK = timedelta(minutes=5)
@@ -28,6 +29,12 @@ def replay(
     """
     if sp and tp == 1:
         print("--sp needs --tp 2 or more")
+        return 2
+    try:
+        for folder in folders:
+            Case(Path(folder)).record  # noqa: B018  (is it a case?)
+    except ValueError as error:
+        print(f"error: {error}")
         return 2
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -71,7 +78,6 @@ def _rank(
 
 
 def _one(folder: str, sp: bool, recompute: str | None, table: _Table) -> None:
-    from glmkd_nemo.replay.case import Case
     from glmkd_nemo.replay.compare import TOLERANCE, errors
     from glmkd_nemo.replay.run import run_case
 
@@ -86,7 +92,9 @@ def _one(folder: str, sp: bool, recompute: str | None, table: _Table) -> None:
         return
     found = errors(case, run_case(case, sp, recompute=recompute))
     remark = ""
-    if max(e.value for e in found) > TOLERANCE:
+    again = [max(e.value for e in found) > TOLERANCE]
+    dist.broadcast_object_list(again, src=0)  # one decision: errors are complete on rank 0 only
+    if again[0]:
         # badly conditioned in fp32? then the float64 run counts (golden README)
         single = max(e.value for e in found)
         found = errors(case, run_case(case, sp, torch.float64, recompute))

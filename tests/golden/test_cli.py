@@ -90,11 +90,14 @@ def test_a_corrupted_number_fails(tmp_path: Path):
     assert done.stdout.splitlines()[-1] == "0 within 1e-5, 1 not, 0 not counted"
 
 
-def test_a_folder_that_is_no_case_is_refused_by_name(tmp_path: Path):
+def test_a_folder_that_is_no_case_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = tmp_path / "distill_pt" / "nothing_here"
     folder.mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"nothing_here is no case: it has no case\.json"):
-        cli._one(str(folder), False, None, cli._Table(verbose=False, quiet=True))
+    code = cli.replay([str(folder)], tp=1, pp=1, sp=False, recompute=None, verbose=False)
+    assert code == 2
+    assert "nothing_here is no case: it has no case.json" in capsys.readouterr().out
     with pytest.raises(ValueError, match="nothing_here is no case"):
         Case(folder).terms  # noqa: B018
 

@@ -111,3 +111,13 @@ def test_a_weight_of_another_size_is_named(
     state = {**from_original(original, HEADS), name: torch.zeros(shape)}
     with pytest.raises(ValueError, match=rf"{name}: the checkpoint's shard is \({shape[0]}"):
         load_whole(net, state)
+
+
+def test_a_checkpoint_of_another_model_is_refused(original: dict[str, Tensor], net: GLMModel):
+    state = from_original(original, HEADS)
+    word = "embedding.word_embeddings.weight"
+    with pytest.raises(ValueError, match="60 rows for 128 tokens"):
+        load_whole(net, {**state, word: state[word][:60]})
+    extra = "decoder.layers.7.input_layernorm.weight"
+    with pytest.raises(ValueError, match=r"layers\.7"):
+        load_whole(net, {**state, extra: torch.zeros(32)})

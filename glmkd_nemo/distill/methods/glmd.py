@@ -48,6 +48,8 @@ class GLMD(Method):
 
     def __init__(self, config: GLMDConfig, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__(config, student, teacher)
+        if config.temperature <= 0:
+            raise ValueError(f"glmd: temperature {config.temperature} must be above 0.")
         if config.teacher_min and config.top_n is None:
             raise ValueError("glmd: teacher_min has no effect without top_n; set both or neither.")
         if config.top_n is not None and config.top_n <= 0:

@@ -43,6 +43,8 @@ class KD(Method):
         super().__init__(config, student, teacher)
         if config.loss not in losses.KINDS:
             raise ValueError(f"kd: loss {config.loss!r} is unknown: {', '.join(losses.KINDS)}.")
+        if config.temperature <= 0:
+            raise ValueError(f"kd: temperature {config.temperature} must be above 0.")
         if config.mask not in MASKS:
             raise ValueError(f"kd: mask {config.mask!r} is unknown: {', '.join(MASKS)}.")
 

@@ -57,6 +57,8 @@ class TinyBERT(Method):
                 f"tinybert compares attention head by head, but the student has {student.heads} "
                 f"heads and the teacher {teacher.heads}: set attention=false or equal heads."
             )
+        if config.random_layers and max(config.random_every_epochs, config.random_every_steps) < 1:
+            raise ValueError("tinybert: random_every_epochs or random_every_steps must be above 0.")
         self.fit_dense = nn.Linear(student.hidden, teacher.hidden)
 
     def parts(self, context: StepContext) -> list[Part]:
