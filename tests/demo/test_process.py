@@ -43,7 +43,9 @@ def wait_for_ctrl_c(note: str) -> None:
 def test_ctrl_c_lets_the_stage_finish_its_checkpoint(tmp_path: Path) -> None:
     note = tmp_path / "note"
     program = f"""
+import signal
 from glmkd_nemo.demo.process import run_apart
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 if __name__ == "__main__":
     run_apart("tests.demo.test_process.wait_for_ctrl_c", {str(note)!r})
 """
