@@ -40,7 +40,6 @@ __all__ = [
     "compare_weights",
     "extracted",
     "load_sharded",
-    "load_teacher_weights",
     "load_tokenizer_of",
     "read_nemo_config",
 ]
@@ -82,21 +81,6 @@ def load_tokenizer_of(cfg: Any) -> Any:
         if inside.is_dir():
             return load_tokenizer(inside)
     return build_tokenizer(cfg)
-
-
-def load_teacher_weights(model: Any, nemo_path: str | Path) -> None:
-    """Loads the weights of an archive into a model at the model's own layout.
-
-    Args:
-        model: this rank's stage of the teacher (a :class:`~glmkd_nemo.models.glm.GLMModel`).
-        nemo_path: archive or unpacked archive, saved at any layout.
-
-    Raises:
-        FileNotFoundError, CheckpointDamaged: by name.
-        WeightsMismatch: names each weight that did not arrive.
-    """
-    with extracted(nemo_path) as folder:
-        load_sharded(model, folder / WEIGHTS, label=str(nemo_path))
 
 
 class NemoConnector(SaveRestoreConnector):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import WORD_EMBEDDINGS, whole_model_name
 from glmkd_nemo.distill.method import Batch
+from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.glm import GLMModel
 
 
@@ -56,15 +56,7 @@ def whole_logits(model: GLMModel, batch: Batch) -> Tensor:
         return output, lambda x: (x.sum(), {})
 
     b, s = batch.input_ids.shape
-    get_forward_backward_func()(
-        forward_step_func=forward,
-        data_iterator=iter([None]),
-        model=[model],
-        num_microbatches=1,
-        seq_length=s,
-        micro_batch_size=b,
-        forward_only=True,
-    )
+    schedule.run(forward, [{}], [model], s, b, forward_only=True)
     box: list[object] = [found[0] if found else None]
     dist.broadcast_object_list(
         box,

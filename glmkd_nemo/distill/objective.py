@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from glmkd_nemo.distill import schedules
+from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
 from glmkd_nemo.distill.methods import method_class
 from glmkd_nemo.distill.pipeline import replicated_tensors
@@ -68,8 +68,7 @@ def term_from_dict(name: str, node: Mapping[str, Any], teachers: Iterable[str]) 
     options = {f.name for f in dataclasses.fields(cls.Config)}
     for key in values:
         if key not in own and key not in options:
-            near = difflib.get_close_matches(key, [*own, *options], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, [*own, *options])
             raise ValueError(f"{where} has no key {key!r} ({values['method']}).{hint}")
     return TermConfig(
         method=values["method"],
@@ -128,8 +127,6 @@ class Objective(nn.Module):
             if planned.teacher is not None:
                 check_keys(planned.part.teacher, self.teachers[planned.teacher].layers)
 
-        self.register_load_state_dict_post_hook(_absence_is_checked_elsewhere)
-
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
     ) -> dict[str, Any]:
@@ -174,9 +171,3 @@ class Objective(nn.Module):
     def _named(self, name: str, weight: float, parts: list[Part]) -> list[WeightedPart]:
         teacher = self.terms[name].teacher
         return [WeightedPart(f"{name}/{p.name}", weight, p, teacher) for p in parts]
-
-
-def _absence_is_checked_elsewhere(module: nn.Module, incompatible: Any) -> None:
-    """A student's ``.nemo`` has no projections; checkpoints are compared key by key on loading."""
-    own = {f"distill.{name}" for name, _ in module.named_parameters()}
-    incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in own]

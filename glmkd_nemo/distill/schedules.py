@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from glmkd_nemo.distill.hint import did_you_mean
 
 KINDS = ("constant", "linear", "stage")
 
@@ -39,8 +40,7 @@ def from_dict(values: Mapping[str, Any]) -> ScheduleConfig:
     known = [f.name for f in dataclasses.fields(ScheduleConfig)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, known)
             raise ValueError(f"a schedule has no key {key!r}; there are {', '.join(known)}.{hint}")
     config = ScheduleConfig(**values)
     check(config)

@@ -14,7 +14,6 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_original
@@ -25,6 +24,7 @@ from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
@@ -140,15 +140,7 @@ def _forward_backward(
     step.start(context, num_microbatches=1)
     ddp.zero_grad_buffer()
     b, s = batch["input_ids"].shape
-    get_forward_backward_func()(
-        forward_step_func=step,
-        data_iterator=iter([batch]),
-        model=[ddp],
-        num_microbatches=1,
-        seq_length=s,
-        micro_batch_size=b,
-        forward_only=False,
-    )
+    schedule.run(step, [batch], [ddp], s, b, forward_only=False)
     sum_over_stages(step.objective)
     finalize_model_grads([ddp])
     return {name: float(value) for name, value in step.finish().items()}
@@ -161,15 +153,7 @@ def _hard_label(student: GLMModel, batch: dict[str, Tensor]) -> float:
     step.start(StepContext(), num_microbatches=1)
     b, s = batch["input_ids"].shape
     with torch.no_grad():
-        get_forward_backward_func()(
-            forward_step_func=step,
-            data_iterator=iter([batch]),
-            model=[student],
-            num_microbatches=1,
-            seq_length=s,
-            micro_batch_size=b,
-            forward_only=True,
-        )
+        schedule.run(step, [batch], [student], s, b, forward_only=True)
     return float(step.finish()["loss"])
 
 

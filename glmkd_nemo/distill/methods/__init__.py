@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Method
 
 NAMES = ("glmd", "hard", "kd", "tinybert")
@@ -15,11 +16,8 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ValueError: an unknown name, with the nearest known one.
     """
-    import difflib
-
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, NAMES)
         raise ValueError(f"no method is called {name!r}; there are {', '.join(NAMES)}.{hint}")
     module = importlib.import_module(f"{__name__}.{name}")
     found: type[Method] = module.METHOD
