@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glmkd_nemo.distill.taps import TapKey
+from glmkd_nemo.distill.taps import Edits, TapKey
 
 Taps = Mapping[TapKey, Any]
 
@@ -29,18 +29,39 @@ class ModelShape(NamedTuple):
     layers: int
     hidden: int
     heads: int
+    vocab: int = 0
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """What a task's head and loss need besides the sequences.
+
+    ``b`` examples, ``c`` answer choices. In the multi-token form the sequences of a batch are the
+    choices, so that ``input_ids`` has ``b * c`` rows; else it has ``b``.
+
+    Attributes:
+        label: ``[b]``, index of the right choice.
+        target_ids: ``[b * c, s]`` ids to be predicted, or ``[b, c]`` one token per choice.
+        choice_mask: ``[b, c]``, 0 for choices that only pad; ``None`` if none does.
+    """
+
+    label: Tensor
+    target_ids: Tensor | None = None
+    choice_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """A micro-batch: ``input_ids``, ``labels``, ``loss_mask`` ``[b, s]``, ``position_ids``
-    ``[b, 2, s]``, ``attention_mask`` ``[b]`` (sep) or a full mask."""
+    ``[b, 2, s]``, ``attention_mask`` ``[b]`` (sep) or a full mask; on a task, ``task`` too (then
+    ``labels`` are the target ids and ``loss_mask`` tells where they are predicted)."""
 
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     loss_mask: Tensor
+    task: TaskBatch | None = None
 
     @cached_property
     def target(self) -> Tensor:
@@ -75,6 +96,11 @@ class Batch:
         return mask
 
 
+def batch_of(fields: Mapping[str, Any]) -> Batch:
+    """A micro-batch as the data loader yields it (keys are the fields of :class:`Batch`)."""
+    return Batch(**fields)
+
+
 @dataclass(frozen=True)
 class StepContext:
     """Where training stands, and the random numbers of this step.
@@ -84,12 +110,17 @@ class StepContext:
         max_steps: planned ones.
         epoch: epochs done.
         seed: of the run.
+        micro_batch: number of the micro-batch inside the step, over all data-parallel ranks; 0
+            where a decision is for the whole step.
+        forward_pass: number of the pass over the step's micro-batches, see ``Method.passes``.
     """
 
     step: int = 0
     max_steps: int = 1
     epoch: int = 0
     seed: int = 0
+    micro_batch: int = 0
+    forward_pass: int = 0
 
     @property
     def progress(self) -> float:
@@ -112,13 +143,21 @@ class Part:
     Attributes:
         name: how it is logged.
         loss: ``loss(student_taps, teacher_taps, batch) -> [b]``, unweighted.
-        student, teacher: the taps that it reads.
+        student, teacher: the taps that it reads; those of the student may live on several
+            pipeline stages: they are carried, with their gradient, to the last of these.
+        weight: factor of the part inside its term.
+        prediction: whether it compares predictions (aggregators of several teachers weigh these),
+            not intermediate layers.
+        view: which of the stacked views of the batch it reads, see ``Method.views``.
     """
 
     name: str
     loss: Loss
     student: tuple[TapKey, ...]
     teacher: tuple[TapKey, ...] = ()
+    weight: float = 1.0
+    prediction: bool = False
+    view: int = 0
 
 
 class Method(nn.Module):
@@ -127,10 +166,16 @@ class Method(nn.Module):
     Class attributes:
         Config: dataclass of the method's options, with the paper's defaults.
         needs_teacher: whether its term names a teacher.
+        views: how many times the sequences of a micro-batch stand one after the other in the batch
+            that the models see (``[views * b, s]``), so that one pass gives several forwards.
+        passes: how many times a step goes over its micro-batches; only the gradients and losses of
+            the last pass count.
     """
 
     Config: ClassVar[type]
     needs_teacher: ClassVar[bool] = True
+    views: ClassVar[int] = 1
+    passes: int = 1
 
     def __init__(self, config: Any, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__()
@@ -146,3 +191,29 @@ class Method(nn.Module):
         The parts of step 0 unless overridden; a method that draws layers at random overrides it.
         """
         return self.parts(StepContext())
+
+    def edits(self, context: StepContext, batch: Batch) -> tuple[Edits, Edits]:
+        """Changes of tensors inside the forward pass, of the student and of the teacher.
+
+        Each is a function of the whole tensor ``[views * b, s, h]`` (stacked views), under the
+        tap's key; what it returns goes on through the model and is what is tapped.
+        """
+        return {}, {}
+
+    def replacements(self, context: StepContext) -> Mapping[int, range]:
+        """Student layers that the teacher's layers stand in for during this step."""
+        return {}
+
+    def possible_replacements(self) -> Mapping[int, range]:
+        """All that can ever be replaced: those teacher layers are placed beside the student's."""
+        return {}
+
+    def observe(self, context: StepContext, values: Mapping[str, float]) -> None:
+        """Called on all ranks after a step with the value of each part (by its own name).
+
+        State that it changes belongs in buffers: they are saved, and restored, with the weights.
+        """
+
+    def done(self, context: StepContext) -> bool:
+        """Whether terms that wait for this one (``after:`` in their configuration) may start."""
+        return True

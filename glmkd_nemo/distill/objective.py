@@ -170,4 +170,4 @@ class Objective(nn.Module):
 
     def _named(self, name: str, weight: float, parts: list[Part]) -> list[WeightedPart]:
         teacher = self.terms[name].teacher
-        return [WeightedPart(f"{name}/{p.name}", weight, p, teacher) for p in parts]
+        return [WeightedPart(f"{name}/{p.name}", weight * p.weight, p, teacher) for p in parts]

@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import make_sharded_tensor_for_checkpoint, make_viewless_tensor
 from torch import Tensor
 
-from glmkd_nemo.distill.taps import SHARDING, Tap, TapKey
+from glmkd_nemo.distill.taps import DERIVED, SHARDING, Tap, TapKey
 from glmkd_nemo.models.config import GLMConfig
 
 
@@ -72,6 +72,8 @@ def activation_shape(config: GLMConfig, batch: int, sequence: int) -> tuple[int,
 def tap_shape(key: TapKey, config: GLMConfig, batch: int, sequence: int) -> tuple[int, ...]:
     """Shape of a tap on one rank (see the table in ``taps.py``)."""
     heads = config.num_attention_heads // config.tensor_model_parallel_size
+    if key[0] in DERIVED:
+        return batch, config.hidden_size
     if key[0] in ("scores", "probs"):
         return batch, heads, sequence, sequence
     if SHARDING[key[0]] is not None:

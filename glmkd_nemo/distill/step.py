@@ -19,7 +19,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
-from glmkd_nemo.distill.method import Batch, StepContext
+from glmkd_nemo.distill.method import Batch, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective, WeightedPart
 from glmkd_nemo.distill.pipeline import Links, activation_shape, attach, received_tap, tap_shape
 from glmkd_nemo.distill.placement import home_of, stage_of
@@ -71,7 +71,7 @@ class DistillationStep:
 
     def __call__(self, data_iterator: Iterator[Mapping[str, Tensor]], model: nn.Module) -> Any:
         """Megatron-Core's ``forward_step_func``: the stage's output, and the loss function."""
-        batch = Batch(**next(data_iterator))
+        batch = batch_of(next(data_iterator))
         mine = [p for p in self._parts if home_of(p, self.config.split) == self.stage]
         taps_of = self._run_teachers(batch)
         want = {key for planned in mine for key in planned.part.student}

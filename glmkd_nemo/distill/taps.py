@@ -11,17 +11,22 @@ name                    shape handed out     what it is
 ``query key value``     ``[b, n, s, d]``     of layer ``i``, this rank's heads
 ``scores``              ``[b, n, s, s]``     attention before softmax, masked entries -65504
 ``probs``               ``[b, n, s, s]``     attention after softmax
+``layer_output``        ``[b, s, h]``        what layer ``i`` passes on (residual stream)
 ``output``              ``[b, s, h]``        output of the final layernorm
 ``logits``              a ``Logits`` handle  prediction head, not yet multiplied out
+``classes``             ``[b, c]``           a task head's logits of the answer choices
+``hidden_first ..mean`` ``[b, h]``           of ``hidden``: first position, mean over positions
+``output_first ..mean`` ``[b, h]``           of ``output``: the same
 ======================  ===================  =============================================
 
-Layers are counted from 0 over the whole model; ``embedding``, ``output`` and ``logits`` have layer
-``None``. Under sequence parallelism ``[b, s, h]`` taps are gathered here, once.
+Layers are counted from 0 over the whole model; ``embedding``, ``output*``, ``logits`` and
+``classes`` have layer ``None``. Under sequence parallelism ``[b, s, h]`` taps are gathered here,
+once. An *edit* is a function on such a tensor whose result takes its place in the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -31,12 +36,19 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 TapKey = tuple[str, int | None]
+Edits = Mapping[TapKey, Callable[[Tensor], Tensor]]
 
 HEADS, VOCAB = "head", "vocab"
 SHARDING: dict[str, str | None] = {
     "embedding": None,
     "hidden": None,
+    "layer_output": None,
     "output": None,
+    "classes": None,
+    "hidden_first": None,
+    "hidden_mean": None,
+    "output_first": None,
+    "output_mean": None,
     "query": HEADS,
     "key": HEADS,
     "value": HEADS,
@@ -44,7 +56,24 @@ SHARDING: dict[str, str | None] = {
     "probs": HEADS,
     "logits": VOCAB,
 }
-WHOLE_MODEL = ("embedding", "output", "logits")
+WHOLE_MODEL = ("embedding", "output", "logits", "classes", "output_first", "output_mean")
+
+
+def _first(x: Tensor) -> Tensor:
+    return x[:, 0]
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(1)
+
+
+# small vectors of a large tap, the only form in which it has to travel between pipeline stages
+DERIVED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "hidden_first": ("hidden", _first),
+    "hidden_mean": ("hidden", _mean),
+    "output_first": ("output", _first),
+    "output_mean": ("output", _mean),
+}
 
 
 class Tap(NamedTuple):
@@ -76,29 +105,70 @@ def check_keys(keys: Iterable[TapKey], num_layers: int) -> None:
 class Recorder:
     """Collects the wanted taps of one forward pass of one model (or one pipeline stage of it)."""
 
-    def __init__(self, want: Iterable[TapKey], sequence_parallel: bool, replay: bool) -> None:
+    def __init__(
+        self,
+        want: Iterable[TapKey],
+        sequence_parallel: bool,
+        replay: bool = False,
+        edits: Edits | None = None,
+    ) -> None:
         self.want = frozenset(want)
         self.values: dict[TapKey, Any] = {}
+        self._derived: dict[TapKey, list[str]] = {}
+        for name, layer in self.want:
+            if name in DERIVED:
+                self._derived.setdefault((DERIVED[name][0], layer), []).append(name)
         self._sequence_parallel = sequence_parallel
         self._replay = replay
+        self._edits = edits or {}
 
-    def put(self, key: TapKey, x: Any) -> None:
+    def in_replay(self) -> Recorder:
+        """A recorder under which a recompute takes the same branches as the forward did."""
+        return Recorder(self.want, self._sequence_parallel, replay=True, edits=self._edits)
+
+    def pass_on(self, x: Any, key: TapKey) -> Any:
+        """Edits and keeps ``x`` as far as asked; returns what goes on through the model."""
+        if key in self._edits:
+            x = self._edited(x, self._edits[key])
+        if key in self.want or key in self._derived:
+            self._put(key, x)
+        return x
+
+    def _put(self, key: TapKey, x: Any) -> None:
         """Keeps ``x``; in a replay (recompute in the backward) only the same operations run."""
+        name, layer = key
+        laid_out = self._lay_out(x, name)
+        if key in self.want:
+            self._keep(key, laid_out)
+        for derived in self._derived.get(key, ()):
+            self._keep((derived, layer), laid_out.map(DERIVED[derived][1]))
+
+    def _keep(self, key: TapKey, value: Any) -> None:
         if key in self.values and not self._replay:
             raise RuntimeError(f"tap {key} was reached twice in one forward pass")
-        self.values[key] = self._lay_out(x, *key)
+        self.values[key] = value
 
-    def _lay_out(self, x: Any, name: str, layer: int | None) -> Any:
+    def _lay_out(self, x: Any, name: str) -> Any:
         if name == "logits":
             return x
-        if SHARDING[name] is not None:
+        if name == "classes" or SHARDING[name] is not None:
             return Tap(x, SHARDING[name])
+        return Tap(self._whole_sequence(x).transpose(0, 1))
+
+    def _whole_sequence(self, x: Tensor) -> Tensor:
+        if not self._sequence_parallel:
+            return x
+        # the loss on it is computed by every rank alike, so the gradient is not to be summed
+        whole: Tensor = tensor_parallel.gather_from_sequence_parallel_region(
+            x, tensor_parallel_output_grad=False
+        )
+        return whole
+
+    def _edited(self, x: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+        x = edit(self._whole_sequence(x).transpose(0, 1)).transpose(0, 1).contiguous()
         if self._sequence_parallel:
-            # the loss on it is computed by every rank alike, so the gradient is not to be summed
-            x = tensor_parallel.gather_from_sequence_parallel_region(
-                x, tensor_parallel_output_grad=False
-            )
-        return Tap(x.transpose(0, 1))
+            x = tensor_parallel.scatter_to_sequence_parallel_region(x)
+        return x
 
 
 _recorder: ContextVar[Recorder | None] = ContextVar("glmkd_nemo_recorder", default=None)
@@ -107,9 +177,7 @@ _recorder: ContextVar[Recorder | None] = ContextVar("glmkd_nemo_recorder", defau
 def tap(x: Tensor, name: str, layer: int | None = None) -> Tensor:
     """The identity on ``x``; an open recorder that wants ``(name, layer)`` gets it."""
     recorder = _recorder.get()
-    if recorder is not None and (name, layer) in recorder.want:
-        recorder.put((name, layer), x)
-    return x
+    return x if recorder is None else recorder.pass_on(x, (name, layer))
 
 
 def wanted(name: str, layer: int | None = None) -> bool:
@@ -121,17 +189,20 @@ def wanted(name: str, layer: int | None = None) -> bool:
 def put_logits(logits: Any) -> None:
     """Gives the handle of the prediction head to an open recorder that wants it."""
     recorder = _recorder.get()
-    if recorder is not None and ("logits", None) in recorder.want:
-        recorder.put(("logits", None), logits)
+    if recorder is not None:
+        recorder.pass_on(logits, ("logits", None))
 
 
 @contextmanager
-def record(want: Iterable[TapKey], sequence_parallel: bool = False) -> Iterator[dict[TapKey, Any]]:
+def record(
+    want: Iterable[TapKey], sequence_parallel: bool = False, edits: Edits | None = None
+) -> Iterator[dict[TapKey, Any]]:
     """Records the taps of one forward pass run inside the context.
 
     Args:
         want: keys that this stage of the model will reach.
         sequence_parallel: whether the model runs with it.
+        edits: functions ``[b, s, h] -> [b, s, h]`` by key of ``hidden``, ``embedding``, ``output``.
 
     Yields:
         A dict, filled during the pass: :class:`Tap` by key, or a ``Logits`` handle.
@@ -139,7 +210,7 @@ def record(want: Iterable[TapKey], sequence_parallel: bool = False) -> Iterator[
     Raises:
         KeyError: on leaving, a wanted key that was never reached (misspelt, or a fused layer).
     """
-    recorder = Recorder(want, sequence_parallel, replay=False)
+    recorder = Recorder(want, sequence_parallel, edits=edits)
     token = _recorder.set(recorder)
     try:
         yield recorder.values
@@ -156,8 +227,6 @@ def recomputed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     takes the same branches as the forward did (the same taps are wanted), with the same dropout.
     """
     recorder = _recorder.get()
-    want = recorder.want if recorder is not None else frozenset()
-    sp = recorder._sequence_parallel if recorder is not None else False
     tracker = tensor_parallel.get_cuda_rng_tracker()
     before = tracker.get_states()
 
@@ -169,7 +238,7 @@ def recomputed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     def backward() -> Iterator[None]:
         now = tracker.get_states()
         tracker.set_states(before)
-        token = _recorder.set(Recorder(want, sp, replay=True))
+        token = _recorder.set(None if recorder is None else recorder.in_replay())
         try:
             yield
         finally:

@@ -36,5 +36,7 @@ class GLMLayer(TransformerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron-Core's forward, recomputed in the backward where the configuration says so."""
         if self._recomputes():
-            return recomputed(super().forward, *args, **kwargs)
-        return super().forward(*args, **kwargs)
+            hidden, context = recomputed(super().forward, *args, **kwargs)
+        else:
+            hidden, context = super().forward(*args, **kwargs)
+        return tap(hidden, "layer_output", self.layer_number - 1), context

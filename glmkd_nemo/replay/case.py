@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import original_sizes
 from glmkd_nemo.replay import flags as options
+from glmkd_nemo.replay.flags import Setting, Translation
+from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
+from glmkd_nemo.replay.flags.predictions import prediction_terms
 
 # Cases that record a fault of the reference, which this project mends: they do not count.
 EXCLUDED = {
@@ -83,7 +87,20 @@ class Case:
     def flags(self) -> dict[str, Any]:
         """Options that define the distillation."""
         record = self.record
-        return options.parse([*record.get("flags", []), *record.get("student_extra_flags", [])])
+        given = options.parse([*record.get("flags", []), *record.get("student_extra_flags", [])])
+        changed = record.get("args_differing_from_default", {})
+        return {**{name: value for name, value in changed.items() if value is not False}, **given}
+
+    @property
+    def setting(self) -> Setting:
+        """The stage and depths, on which the meaning of some options depends."""
+        teachers = tuple(sizes["num_layers"] for _, sizes in self.teachers())
+        return Setting(self.record["stage"], self.student()[1]["num_layers"], teachers)
+
+    @cached_property
+    def translation(self) -> Translation:
+        """How the case's student model is written here. Raises ``NotYet`` where it is not."""
+        return options.translation_of(str(self.flags.get("student_model", "kd")))
 
     @cached_property
     def terms(self) -> dict[str, dict[str, Any]]:
@@ -99,7 +116,15 @@ class Case:
             return {"hard": {"method": "hard"}}
         if self.folder.parent.name != "distill_pt" or "steps" in self.record:
             raise options.NotYet("fine-tuning, several teachers or several steps")
-        return options.pretraining_terms(self.flags)
+        for name in ("map_vocab_size", "compress_word_emb", "cross_layer_parameter_sharing"):
+            if name in self.flags:
+                raise options.NotYet("vocabulary map or compressed embedding")
+        if any(
+            name.startswith(("mt_", "distill_random_data", "forward_re")) for name in self.flags
+        ):
+            raise options.NotYet("several teachers or perturbed data")
+        predictions = prediction_terms(self.flags, self.setting)
+        return self.translation.terms(self.flags, self.setting, predictions)
 
     def student(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The student's weights (original names) and sizes."""
@@ -136,10 +161,46 @@ class Case:
         return sorted(int(i) for i, names in layers.items() if "layernorm_output" in names)
 
     def extra_parameters(self) -> dict[str, Tensor]:
-        """The method's own parameters, under our names."""
+        """The methods' own parameters, under our names inside the objective."""
         prefix = "extra_param/"
         return {
-            options.our_parameter(name.removeprefix(prefix)): tensor
+            self.our_parameter(name.removeprefix(prefix)): tensor
             for name, tensor in self.tensors.items()
             if name.startswith(prefix)
         }
+
+    def our_parameter(self, original: str) -> str:
+        """Our name of a method's parameter: ``student.fit_dense.weight`` and the like.
+
+        Raises:
+            ValueError: the translation of this student model does not know it.
+        """
+        name = original.removeprefix("student.")
+        found = options.matched(name, self.translation.parameters)
+        if found is None:
+            raise ValueError(f"{self.name}: no parameter of ours stands for {original!r}")
+        return f"methods.{found[0].expand(found[1])}"
+
+    def original_parameter(self, ours: str) -> str:
+        """The original name of a method's parameter; the inverse of :meth:`our_parameter`."""
+        prefix = "extra_param/"
+        for name in self.tensors:
+            if name.startswith(prefix):
+                original = name.removeprefix(prefix)
+                if self.our_parameter(original) == ours:
+                    return original
+        return ours
+
+    def our_part(self, component: str) -> tuple[str, bool] | None:
+        """Our part behind a logged component, and whether its weight is in the logged value."""
+        name, suffix = component, ""
+        if match := re.fullmatch(r"(.+)_t(\d+)", component):
+            several = len(self.record["teacher_model_files"]) > 1
+            name, suffix = match[1], f"@t{match[2]}" if several else ""
+        found = options.matched(name, {**PREDICTION_PARTS, **self.translation.parts})
+        if found is None:
+            return None
+        term, _, part = found[0].expand(found[1].part).partition("/")
+        if suffix and term in self.terms:
+            term += suffix
+        return f"{term}/{part}", found[1].weighted

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.replay.case import Case
-from glmkd_nemo.replay.flags import our_part
 from glmkd_nemo.replay.run import Outcome
 
 TOLERANCE = 1e-5
@@ -52,9 +51,9 @@ def errors(case: Case, outcome: Outcome) -> list[Error]:
 def _components(case: Case, outcome: Outcome) -> list[Error]:
     found = []
     for name, reference in case.record.get("components", {}).items():
-        part = our_part(name, case.terms)
+        part = None if case.is_plain else case.our_part(name)
         if part is not None:
-            ours = outcome.values[part] * outcome.weights[part.partition("/")[0]]
+            ours = outcome.values[part[0]] * (outcome.weights[part[0]] if part[1] else 1.0)
         elif name == "Train/hard_loss":
             ours = outcome.values["hard_label"]
         else:  # counts, and the sum that is compared as the loss

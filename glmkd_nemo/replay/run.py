@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_original
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
-from glmkd_nemo.distill.method import Batch, ModelShape, StepContext
+from glmkd_nemo.distill.method import ModelShape, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
@@ -35,7 +35,7 @@ from glmkd_nemo.replay.case import Case
 class Outcome:
     """What a run gave, on rank 0: whole tensors, original names.
 
-    ``values``: the loss parts by our names, unweighted, and ``loss``; ``weights``: the terms' own.
+    ``values``: the loss parts by our names, unweighted, and ``loss``; ``weights``: by part.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -85,14 +85,15 @@ def run_case(
     student = _model(config, state, dtype, sizes)
     student.add_module("distill", objective)
     step = DistillationStep(config, objective, teachers)
-    outcome = Outcome(weights={n: t.weight for n, t in objective.terms.items()})
+    context = _context(case)
+    outcome = Outcome(weights={p.name: p.weight for p in objective.parts(context)})
     batch = _batch(case.inputs, dtype)
-    outcome.values = _forward_backward(student, step, _context(case), batch)
+    outcome.values = _forward_backward(student, step, context, batch)
     outcome.values["hard_label"] = _hard_label(student, batch)
-    outcome.gradients = _original(whole_gradients(student), sizes["num_attention_heads"])
-    outcome.logits["student"] = whole_logits(student, Batch(**batch))
+    outcome.gradients = _original(case, whole_gradients(student), sizes["num_attention_heads"])
+    outcome.logits["student"] = whole_logits(student, batch_of(batch))
     for name, teacher in teachers.items():
-        outcome.logits[name] = whole_logits(teacher.model, Batch(**batch))
+        outcome.logits[name] = whole_logits(teacher.model, batch_of(batch))
     return outcome
 
 
@@ -103,7 +104,7 @@ def _objective(case: Case, sizes: Mapping[str, Any], dtype: torch.dtype) -> Obje
     objective = Objective(terms, _shape(sizes), shapes).to(dtype)
     own = dict(objective.named_parameters())
     with torch.no_grad():
-        for name, tensor in case.extra_parameters().items():
+        for name, tensor in case.extra_parameters().items() if not case.is_plain else ():
             if name in own:
                 own[name].copy_(tensor)
     return objective
@@ -192,9 +193,9 @@ def _batch(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return {n: inputs[n].to(dtype) if n == "loss_mask" else inputs[n] for n in names}
 
 
-def _original(gradients: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+def _original(case: Case, gradients: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
     prefix = "distill."
     own = {n: g for n, g in gradients.items() if n.startswith(prefix)}
     model = {n: g for n, g in gradients.items() if n not in own}
-    renamed = {f"student.{n.removeprefix(prefix).split('.', 2)[2]}": g for n, g in own.items()}
+    renamed = {case.original_parameter(n.removeprefix(prefix)): g for n, g in own.items()}
     return {**to_original(model, heads), **renamed}

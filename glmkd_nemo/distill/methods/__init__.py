@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
 from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Method
 
-NAMES = ("glmd", "hard", "kd", "tinybert")
+NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def method_class(name: str) -> type[Method]:

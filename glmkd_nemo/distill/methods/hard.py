@@ -25,7 +25,7 @@ class Hard(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``hard``."""
-        return [Part("hard", self._loss, student=(LOGITS,))]
+        return [Part("hard", self._loss, student=(LOGITS,), prediction=True)]
 
     def _loss(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         return hard_label(student[LOGITS], batch.labels, batch.target)

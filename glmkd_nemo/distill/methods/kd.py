@@ -50,7 +50,7 @@ class KD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``soft``."""
-        return [Part("soft", self._loss, student=(LOGITS,), teacher=(LOGITS,))]
+        return [Part("soft", self._loss, (LOGITS,), (LOGITS,), prediction=True)]
 
     def _loss(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         mask = batch.mask(self.config.mask)

@@ -1,0 +1,1 @@
+"""One module per student model of the reference, named as its option names it."""
