@@ -77,7 +77,11 @@ class DistillationStep:
         want = {key for planned in mine for key in planned.part.student}
         with record(want, self.config.sequence_parallel) as student_taps:
             output = model(
-                batch.input_ids, batch.position_ids, batch.attention_mask, materialize=False
+                batch.input_ids,
+                batch.position_ids,
+                batch.attention_mask,
+                materialize=False,
+                task=batch.task,
             )
         loss = self._loss(mine, student_taps, taps_of, batch)
         if self.stage < self.stages - 1:

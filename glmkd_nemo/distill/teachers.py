@@ -50,6 +50,10 @@ class Teacher:
             self.model.set_input_tensor(received)
         with record(want, self.config.sequence_parallel) as taps:
             output = self.model(
-                batch.input_ids, batch.position_ids, batch.attention_mask, materialize=False
+                batch.input_ids,
+                batch.position_ids,
+                batch.attention_mask,
+                materialize=False,
+                task=batch.task,
             )
         return output, taps
