@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import original_sizes
+from glmkd_nemo.models.heads import HeadConfig
 from glmkd_nemo.replay import flags as options
+from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.flags import Setting, Translation
 from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
 from glmkd_nemo.replay.flags.predictions import prediction_terms
@@ -75,13 +77,21 @@ class Case:
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
-        """The batch."""
+        """The batch, with the reference's names."""
+        if self.record["inputs_file"].startswith("in/"):
+            own = {n: t for n, t in self.tensors.items() if n.startswith("in/")}
+            return {n.removeprefix("in/"): t for n, t in own.items()}
         return load_file(self.root / self.record["inputs_file"])
 
     @property
+    def head(self) -> HeadConfig | None:
+        """The task head of student and teachers, if they have one."""
+        return tasks.head_of(self.record)
+
+    @property
     def is_plain(self) -> bool:
-        """Whether it is a forward and backward of a GLM alone."""
-        return self.folder.parent.name == "glm"
+        """Whether it is a forward and backward of a GLM alone, or of one with a head."""
+        return self.folder.parent.name in ("glm", tasks.HEADS)
 
     @cached_property
     def flags(self) -> dict[str, Any]:
@@ -105,6 +115,8 @@ class Case:
     @cached_property
     def terms(self) -> dict[str, dict[str, Any]]:
         """The objective. Raises ``NotYet`` where a later version is needed."""
+        if self.folder.parent.name == tasks.HEADS:
+            return {"hard": {"method": "hard", "of": "classes"}}
         if self.is_plain:
             for key in ("map_vocab_size", "compress_word_emb"):
                 if self.record["config"][key]:
@@ -114,8 +126,8 @@ class Case:
             if self.record["config"]["inverted_bottleneck_mode"]:
                 raise options.NotYet("inverted bottleneck")
             return {"hard": {"method": "hard"}}
-        if self.folder.parent.name != "distill_pt" or "steps" in self.record:
-            raise options.NotYet("fine-tuning, several teachers or several steps")
+        if self.folder.parent.name == "distill_mt" or "steps" in self.record:
+            raise options.NotYet("several teachers or several steps")
         for name in ("map_vocab_size", "compress_word_emb", "cross_layer_parameter_sharing"):
             if name in self.flags:
                 raise options.NotYet("vocabulary map or compressed embedding")
