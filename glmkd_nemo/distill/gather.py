@@ -56,7 +56,7 @@ def whole_logits(model: GLMModel, batch: Batch) -> Tensor:
         output = model(batch.input_ids, batch.position_ids, batch.attention_mask, task=batch.task)
         if parallel_state.is_pipeline_last_stage():
             classes = model.head is not None and batch.task is not None
-            found.append(output if classes else _all_columns(output, model.config.vocab_size))
+            found.append(output if classes else _all_columns(output, model.config.output_size))
         return output, lambda x: (x.sum(), {})
 
     b, s = batch.input_ids.shape
