@@ -21,6 +21,7 @@ def whole_gradients(model: GLMModel) -> dict[str, Tensor]:
     mine = {
         whole_model_name(model, name): _whole(parameter.main_grad, parameter)
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
     mine = {name: g.clone() for name, g in mine.items() if bool(g.any())}
     if WORD_EMBEDDINGS in mine:
