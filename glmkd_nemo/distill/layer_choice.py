@@ -41,17 +41,18 @@ def skip_states(teacher_layers: int, student_layers: int) -> list[int]:
     return ends
 
 
-def pair_parts(name: str, loss: PairLoss, pairs: Iterable[tuple[TapKey, TapKey]]) -> list[Part]:
-    """Parts ``name.0``, ``name.1`` ..., each of one tap of the student and one of the teacher.
+def pair_part(name: str, loss: PairLoss, student: TapKey, teacher: TapKey) -> Part:
+    """A part that needs one tap of the student, one of the teacher, and nothing of the batch.
 
     Args:
         loss: of the two taps, ``[b]``.
-        pairs: their keys (student's, teacher's).
     """
-    return [
-        Part(f"{name}.{i}", partial(_of_pair, loss, s, t), (s,), (t,))
-        for i, (s, t) in enumerate(pairs)
-    ]
+    return Part(name, partial(_of_pair, loss, student, teacher), (student,), (teacher,))
+
+
+def pair_parts(name: str, loss: PairLoss, pairs: Iterable[tuple[TapKey, TapKey]]) -> list[Part]:
+    """Parts ``name.0``, ``name.1`` ... of pairs of keys (student's, teacher's)."""
+    return [pair_part(f"{name}.{i}", loss, s, t) for i, (s, t) in enumerate(pairs)]
 
 
 def _of_pair(
