@@ -36,7 +36,11 @@ class GLMLayer(TransformerLayer):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron-Core's forward, recomputed in the backward where the configuration says so."""
         if self._recomputes():
-            hidden, context = recomputed(super().forward, *args, **kwargs)
+            hidden, context = recomputed(self.compute, *args, **kwargs)
         else:
-            hidden, context = super().forward(*args, **kwargs)
+            hidden, context = self.compute(*args, **kwargs)
         return tap(hidden, "layer_output", self.layer_number - 1), context
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer does, without recompute; other forms of a layer override it."""
+        return super().forward(*args, **kwargs)

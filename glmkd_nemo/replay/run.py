@@ -151,6 +151,7 @@ def _forward_backward(
     b, s = batch["input_ids"].shape
     schedule.run(step, [batch], [ddp], s, b, forward_only=False)
     sum_over_stages(step.objective)
+    student.decoder.sum_gradients()
     finalize_model_grads([ddp])
     return {name: float(value) for name, value in step.finish().items()}
 
