@@ -13,7 +13,8 @@ import pytest
 
 from glmkd_nemo.replay import cli
 from glmkd_nemo.replay.case import Case
-from glmkd_nemo.replay.flags import NotYet, parse, pretraining_terms
+from glmkd_nemo.replay.flags import NotYet, Setting, parse, translation_of
+from glmkd_nemo.replay.flags.predictions import prediction_terms
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -27,10 +28,7 @@ EXCLUDED = {  # cases that record a fault of the reference
     "trim_hidden_64to32": "query-key-value",
     "ckd_modern_torch_nan": "NaN",
 }
-WAITING = {
-    "kd_vocabmap_soft": (["--student_model=kd", "--map_vocab_size=64"], "vocabulary map"),
-    "pkd_3of6": (["--student_model=pkd"], "method pkd"),
-}
+UNKNOWN = "a_method_of_tomorrow"
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -55,21 +53,20 @@ def make_case(folder: Path, record: dict[str, object]) -> Path:
 
 def test_good_excluded_and_waiting_cases(tmp_path: Path):
     excluded = [make_case(tmp_path / "distill_pt" / name, {}) for name in EXCLUDED]
-    waiting = [
-        make_case(tmp_path / "distill_pt" / name, {"flags": flags})
-        for name, (flags, _) in WAITING.items()
-    ]
-    done = replay(*excluded, *waiting, GOOD)
+    waiting = copy_of_good_case(tmp_path)
+    change(waiting, flags=[f"--student_model={UNKNOWN}"])
+    done = replay(*excluded, waiting, GOOD)
     assert done.returncode == 0, done.stderr
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    lines = done.stdout.splitlines()
+    by_name = {line.split()[0]: line for line in lines}
     for name, reason in EXCLUDED.items():
-        assert "excluded:" in lines[f"distill_pt/{name}"]
-        assert reason in lines[f"distill_pt/{name}"]
-    for name, (_, what) in WAITING.items():
-        assert f"waits: needs {what}" in lines[f"distill_pt/{name}"]
-    assert " ok" in lines[f"distill_pt/{GOOD.name}"]
-    uncounted = len(EXCLUDED) + len(WAITING)
-    assert done.stdout.splitlines()[-1] == f"1 within 1e-5, 0 not, {uncounted} not counted"
+        assert "excluded:" in by_name[f"distill_pt/{name}"]
+        assert reason in by_name[f"distill_pt/{name}"]
+    *_, first, second, total = lines
+    assert f"waits: needs method {UNKNOWN}" in first
+    assert second.split()[0] == f"distill_pt/{GOOD.name}"
+    assert " ok" in second
+    assert total == f"1 within 1e-5, 0 not, {len(EXCLUDED) + 1} not counted"
 
 
 def copy_of_good_case(root: Path) -> Path:
@@ -79,11 +76,15 @@ def copy_of_good_case(root: Path) -> Path:
     return Path(shutil.copytree(GOOD, root / "distill_pt" / GOOD.name))
 
 
+def change(folder: Path, **values: object) -> None:
+    """Changes entries of a case's record."""
+    record = json.loads((folder / "case.json").read_text())
+    (folder / "case.json").write_text(json.dumps({**record, **values}))
+
+
 def test_a_corrupted_number_fails(tmp_path: Path):
     folder = copy_of_good_case(tmp_path)
-    record = json.loads((folder / "case.json").read_text())
-    record["total_loss"] = str(float(record["total_loss"]) * 1.001)
-    (folder / "case.json").write_text(json.dumps(record))
+    change(folder, total_loss=str(float(Case(folder).record["total_loss"]) * 1.001))
     done = replay(folder)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
@@ -115,10 +116,18 @@ def test_names_that_do_count_are_not_excluded():
 def test_flags_become_terms():
     flags = parse(["--student_model=kd", "--distill_pt_soft", "--distill_temperature=2"])
     assert flags == {"student_model": "kd", "distill_pt_soft": True, "distill_temperature": "2"}
-    term = pretraining_terms(flags)["soft"]
+    pretraining = Setting("pt", 2, (4,))
+    term = prediction_terms(flags, pretraining)["soft"]
     assert (term["loss"], term["temperature"], term["mask"]) == ("kl", 2.0, "target")
-    both = pretraining_terms({**flags, "distill_pt_hard": True, "distill_soft_rate": "0"})
-    assert list(both) == ["hard"]  # a rate of 0 is no term
-    for changes in ({"student_model": "minilm"}, {"map_vocab_size": "64"}, {"mt_x": True}):
-        with pytest.raises(NotYet):
-            pretraining_terms({**flags, **changes})
+    rates = {**flags, "distill_pt_hard": True, "distill_soft_rate": "0"}
+    assert list(prediction_terms(rates, pretraining)) == ["hard"]  # a rate of 0 is no term
+    with pytest.raises(NotYet, match=UNKNOWN):
+        translation_of(UNKNOWN)
+
+
+@pytest.mark.parametrize(("stage", "of"), [("ft_lm", None), ("ft_multi", "classes")])
+def test_flags_of_fine_tuning(stage: str, of: str | None):
+    flags = parse(["--distill_ft_soft", "--distill_ft_hard"])
+    terms = prediction_terms(flags, Setting(stage, 2, (4,)))
+    assert terms["soft"]["loss"] == "ce"
+    assert [terms[name].get("of") for name in ("soft", "hard")] == [of, of]
