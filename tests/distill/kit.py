@@ -1,0 +1,277 @@
+"""Any registered method by itself on tiny models: builds it, runs it, measures its gradients.
+
+What a method needs otherwise than its recipe says, because models here are tiny, stands in
+``SETTINGS``; nothing else here knows a method by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from torch import Tensor
+
+from glmkd_nemo.checkpoint.original_glm import from_original, load_whole
+from glmkd_nemo.distill.gather import whole_gradients
+from glmkd_nemo.distill.method import ModelShape, StepContext
+from glmkd_nemo.distill.methods import NAMES
+from glmkd_nemo.distill.objective import Objective, WeightedPart, term_from_dict
+from glmkd_nemo.distill.pipeline import sum_over_stages
+from glmkd_nemo.distill.placement import place_teacher
+from glmkd_nemo.distill.step import DistillationStep
+from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.engine import schedule
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
+from glmkd_nemo.models.glm import GLMModel
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+VOCAB, SEQUENCE, SAMPLES = 64, 16, 4
+STUDENT = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 4}
+TEACHER = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4}
+STEPS = 12
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method needs on tiny models.
+
+    Attributes:
+        options: of the method, beside those of its recipe.
+        teacher: sizes of the teacher, beside those above.
+        dp_batch: whether data-parallel ranks together form one batch for it (they exchange
+            samples), so that one process has to take all samples at once to be equal.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, int] = field(default_factory=dict)
+    dp_batch: bool = False
+
+
+SETTINGS: dict[str, Setting] = {}
+
+
+def setting(name: str) -> Setting:
+    """The setting of a method."""
+    return SETTINGS.get(name, Setting())
+
+
+@cache
+def recipe(name: str) -> dict[str, Any]:
+    """Keys of the method's term in its YAML file; a method without one has no options."""
+    path = CONF / f"{name}.yaml"
+    if not path.is_file():
+        return {"method": name}
+    terms = yaml.safe_load(path.read_text())["terms"].values()
+    found: dict[str, Any] = next(term for term in terms if term["method"] == name)
+    return {key: value for key, value in found.items() if key not in ("schedule", "after")}
+
+
+def chosen_names(items: list[Any]) -> list[str]:
+    """Methods that the selected tests (pytest items) of this kit are about."""
+    calls = [item.callspec.params for item in items if hasattr(item, "callspec")]
+    names = {call["name"] for call in calls if "name" in call and "layout" in call}
+    return [name for name in NAMES if name in names]
+
+
+class Bench:
+    """Student, teacher and one term, in float64, in the layout that is set up.
+
+    Args:
+        name: of the method.
+        sp: sequence parallelism.
+        recompute: ``full``, ``selective`` or none.
+        seed: of the method's own parameters.
+    """
+
+    def __init__(
+        self, name: str, sp: bool = False, recompute: str | None = None, seed: int = 5
+    ) -> None:
+        chosen = setting(name)
+        deep = {**TEACHER, **chosen.teacher}
+        term = {**recipe(name), **chosen.options}
+        config = _config({**STUDENT, "activations_checkpoint_granularity": recompute}, sp)
+        shapes = {"t0": _shape(deep)}
+        read = {"x": term_from_dict("x", term, shapes)}
+        self.objective = Objective(read, _shape(STUDENT), shapes, seed).double()
+        possible = self.objective.possible_parts()
+        split = place_teacher("t0", possible, config.split, deep["num_layers"])
+        self.teacher = Teacher(_model(_config(deep, sp, split), deep, seed=1))
+        self.student = _model(config, STUDENT, seed=2)
+        self.student.add_module("distill", self.objective)
+        self.step = DistillationStep(config, self.objective, {"t0": self.teacher})
+        self.student.train()
+        self.context = self._busiest()
+        self._all_parts = self.objective.parts
+
+    def _busiest(self) -> StepContext:
+        """The step of a short run in which the method has most parts."""
+        contexts = [StepContext(step=s, max_steps=STEPS, seed=3) for s in range(0, STEPS, 2)]
+        return max(contexts, key=lambda c: len(self.objective.parts(c)))
+
+    def only(self, part: str | None) -> None:
+        """Lets the objective be one part, or all again (``None``)."""
+
+        def one(context: StepContext) -> list[WeightedPart]:
+            found = self._all_parts(context)
+            return [dataclasses.replace(p, weight=1.0) for p in found if p.name == part]
+
+        self.objective.parts = self._all_parts if part is None else one  # type: ignore[method-assign]
+
+    def loss(self, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+        """Forward of one process, without DDP: the loss, and all values."""
+        self.step.start(self.context, 1)
+        output, reduce = self.step(iter([batch(rows)]), self.student)
+        loss: Tensor = reduce(output)[0]
+        return loss, {name: float(value) for name, value in self.step.finish().items()}
+
+    def run(self, samples: list[list[int]]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """A step through Megatron-Core's schedule and DDP, a micro-batch per list of samples.
+
+        Returns:
+            Values by part, and whole gradients of the student and the method.
+        """
+        ddp = DistributedDataParallel(
+            self.student.config, DistributedDataParallelConfig(), self.student
+        )
+        batches = [batch(rows) for rows in samples]
+        self.step.start(self.context, len(batches))
+        ddp.zero_grad_buffer()
+        schedule.run(self.step, batches, [ddp], SEQUENCE, len(samples[0]), forward_only=False)
+        sum_over_stages(self.objective)
+        finalize_model_grads([ddp])
+        values = {name: float(value) for name, value in self.step.finish().items()}
+        return values, whole_gradients(self.student)
+
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for p in self.student.parameters() if p.requires_grad]
+
+
+def against_differences(name: str, directions: int = 3, step: float = 1e-6) -> dict[str, float]:
+    """By part, how far its gradient is from central differences along random directions.
+
+    Returns:
+        The largest difference, relative to what such a direction shows on average.
+    """
+    bench, rows = Bench(name), list(range(SAMPLES))
+    generator = torch.Generator().manual_seed(4)
+    origin = [p.detach().clone() for p in bench.parameters()]
+    slopes: list[tuple[list[Tensor], dict[str, float]]] = []
+    for _ in range(directions):
+        d = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in origin]
+        values = []
+        for sign in (1, -1):
+            _move(bench, origin, d, sign * step)
+            values.append(bench.loss(rows)[1])
+        slopes.append((d, {n: (values[0][n] - values[1][n]) / (2 * step) for n in values[0]}))
+    _move(bench, origin, origin, 0.0)
+    return {
+        part: _worst(_gradient(bench, part, rows), [(d, s[part]) for d, s in slopes])
+        for part in slopes[0][1]
+        if part != "loss"
+    }
+
+
+@torch.no_grad()
+def _move(bench: Bench, origin: list[Tensor], direction: list[Tensor], by: float) -> None:
+    for p, start, d in zip(bench.parameters(), origin, direction, strict=True):
+        p.copy_(start + by * d)
+
+
+def _gradient(bench: Bench, part: str, rows: list[int]) -> list[Tensor]:
+    bench.only(part)
+    parameters = bench.parameters()
+    found = torch.autograd.grad(bench.loss(rows)[0], parameters, allow_unused=True)
+    bench.only(None)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def _worst(gradient: list[Tensor], slopes: list[tuple[list[Tensor], float]]) -> float:
+    norm = float(torch.stack([g.norm() for g in gradient]).norm())
+    assert norm > 0, "a part without gradient"
+    along = [
+        sum(float((g * d).sum()) for g, d in zip(gradient, ds, strict=True)) for ds, _ in slopes
+    ]
+    return max(abs(a - s) for a, (_, s) in zip(along, slopes, strict=True)) / norm
+
+
+def _shape(sizes: dict[str, int]) -> ModelShape:
+    layers, hidden, heads = sizes["num_layers"], sizes["hidden_size"], sizes["num_attention_heads"]
+    return ModelShape(layers, hidden, heads, VOCAB)
+
+
+def _config(sizes: dict[str, Any], sp: bool, split: list[int] | None = None) -> GLMConfig:
+    parallel = {
+        "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
+        "sequence_parallel": sp,
+    }
+    fixed = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "transformer_engine": False}
+    fixed |= {"max_position_embeddings": SEQUENCE, "make_vocab_size_divisible_by": 8}
+    config = glm_config_from_cfg({**sizes, **fixed}, VOCAB, parallel=parallel, split=split)
+    config.params_dtype = config.pipeline_dtype = torch.float64
+    return config
+
+
+def _model(config: GLMConfig, sizes: dict[str, Any], seed: int) -> GLMModel:
+    first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
+    model = GLMModel(config, pre_process=first, post_process=last).double()
+    load_whole(model, from_original(_weights(sizes, seed), sizes["num_attention_heads"]))
+    return model
+
+
+def _weights(sizes: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """Whole weights under original names, the same in every layout."""
+    h, generator = sizes["hidden_size"], torch.Generator().manual_seed(seed)
+    shapes: dict[str, tuple[int, ...]] = {
+        "word_embeddings.weight": (VOCAB, h),
+        "transformer.position_embeddings.weight": (SEQUENCE + 1, h),
+        "transformer.block_position_embeddings.weight": (SEQUENCE + 1, h),
+    }
+    norms = ["transformer.final_layernorm"]
+    for i in range(sizes["num_layers"]):
+        layer = f"transformer.layers.{i}"
+        norms += [f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"]
+        linear = {"attention.query_key_value": (3 * h, h), "attention.dense": (h, h)}
+        linear |= {"mlp.dense_h_to_4h": (4 * h, h), "mlp.dense_4h_to_h": (h, 4 * h)}
+        for name, shape in linear.items():
+            shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
+    shapes |= {f"{norm}.{kind}": (h,) for norm in norms for kind in ("weight", "bias")}
+    drawn = {
+        name: 0.25 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
+    scales = {f"{norm}.weight": 1 + drawn[f"{norm}.weight"] for norm in norms}
+    return {**drawn, **scales}
+
+
+def batch(rows: list[int]) -> dict[str, Tensor]:
+    """Some of four samples: a context, a span of 4 to 6 tokens to be predicted, padding."""
+    generator = torch.Generator().manual_seed(6)
+    contexts, spans = torch.tensor([7, 8, 6, 9]), torch.tensor([5, 4, 6, 5])
+    place = torch.arange(SEQUENCE).expand(SAMPLES, -1)
+    in_span = (place >= contexts[:, None]) & (place < (contexts + spans)[:, None])
+    real = place < (contexts + spans)[:, None]
+    ids = torch.randint(1, VOCAB, (2, SAMPLES, SEQUENCE), generator=generator) * real
+    position = torch.where(in_span, contexts[:, None] // 2, place) * real
+    block = (place - contexts[:, None] + 1) * in_span
+    whole = {
+        "input_ids": ids[0],
+        "position_ids": torch.stack([position, block], 1),
+        "attention_mask": contexts,
+        "labels": ids[1],
+        "loss_mask": in_span.double(),
+    }
+    return {name: value[rows] for name, value in whole.items()}
