@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from glmkd_nemo.replay.run import Outcome
 
 TOLERANCE = 1e-5
 NOTHING = 1e-7  # a gradient with a smaller norm is compared absolutely
+ZERO = 1e-13  # a gradient in float64 that would be 0 without rounding
 
 
 class Error(NamedTuple):
@@ -53,13 +55,29 @@ def _components(case: Case, outcome: Outcome) -> list[Error]:
     for name, reference in case.record.get("components", {}).items():
         part = None if case.is_plain else case.our_part(name)
         if part is not None:
-            ours = outcome.values[part[0]] * (outcome.weights[part[0]] if part[1] else 1.0)
+            ours = _sum_of_parts(outcome, *part)
+            if ours is None:  # left out, as its weight is 0 now
+                continue
         elif name == "Train/hard_loss":
             ours = outcome.values["hard_label"]
         else:  # counts, and the sum that is compared as the loss
             continue
         found.append(Error("component", name, scalar_error(ours, float(reference))))
     return found
+
+
+def _sum_of_parts(outcome: Outcome, pattern: str, weighted: bool) -> float | None:
+    """The value behind a logged one; ``None`` if its term has other parts only in this step.
+
+    Raises:
+        KeyError: the term has no part at all.
+    """
+    names = [name for name in outcome.weights if fnmatchcase(name, pattern)]
+    term = pattern.partition("/")[0]
+    if not names and not any(name.startswith(f"{term}/") for name in outcome.weights):
+        raise KeyError(f"no part of ours is called {pattern}")
+    weights = outcome.weights if weighted else dict.fromkeys(names, 1.0)
+    return sum(outcome.values[n] * weights[n] for n in names) if names else None
 
 
 def _gradients(case: Case, outcome: Outcome) -> list[Error]:
@@ -76,6 +94,9 @@ def _gradients(case: Case, outcome: Outcome) -> list[Error]:
             error = float("inf") if float(reference.norm()) >= NOTHING else 0.0
             found.append(Error("gradient", f"{name} (missing)", error))
             continue
+        if _is_rounding(case, float(norm), ours):
+            found.append(Error("gradient", f"{name} (0, recorded as {float(norm):.0e})", 0.0))
+            continue
         entries = ours if name in whole else ours.flatten()[:: int(stride)]
         found.append(Error("gradient", name, tensor_error(entries, reference)))
         if float(norm) >= NOTHING:
@@ -85,6 +106,16 @@ def _gradients(case: Case, outcome: Outcome) -> list[Error]:
         size = float(torch.linalg.vector_norm(outcome.gradients[name]))
         found.append(Error("gradient", f"{name} (none recorded)", size / NOTHING * TOLERANCE))
     return found
+
+
+def _is_rounding(case: Case, norm: float, ours: Tensor) -> bool:
+    """Whether the recorded gradient is but the rounding of one that is 0.
+
+    It has to be below the last digit of the whole gradient, and ours nothing in float64: the angles
+    between samples, say, do not change with the last layernorm's bias.
+    """
+    last_digit = torch.finfo(torch.float32).eps * float(case.record.get("grad_norm", 0.0))
+    return NOTHING <= norm < last_digit and float(ours.double().norm()) < ZERO
 
 
 def worst(found: list[Error], kind: str) -> float:

@@ -38,7 +38,8 @@ class Logged:
     """Our part behind a value that the reference logs.
 
     Attributes:
-        part: ``term/part``; ``\\1`` stands for the first group of the pattern.
+        part: ``term/part``; ``\\1`` stands for the first group of the pattern, and ``*`` for any
+            characters: the value is the sum over all such parts.
         weighted: whether the reference logs it after multiplying with its weight.
     """
 
