@@ -9,6 +9,7 @@ import torch
 
 from glmkd_nemo.engine.precision import precision_name
 from glmkd_nemo.models.config import GLMConfig, pipeline_layout
+from glmkd_nemo.models.vocab_map import kept_size
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
@@ -39,6 +40,7 @@ def glm_config_from_cfg(
         use_cpu_initialization=not on_gpu,
         bias_dropout_fusion=on_gpu,
         **_sizes(cfg),
+        **_vocab_map(cfg, vocab_size),
         **_regularisation(cfg),
         **_parallel(cfg if parallel is None else parallel, split),
         **_fp8(cfg),
@@ -62,7 +64,17 @@ def _sizes(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "bottleneck_size": cfg.get("bottleneck_size"),
         "bottleneck_ffns": cfg.get("bottleneck_ffns") or 1,
         "bottleneck_word_embedding": cfg.get("bottleneck_word_embedding"),
-        "mapped_vocab_size": cfg.get("vocab_map"),
+    }
+
+
+def _vocab_map(cfg: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    section = cfg.get("vocab_map")
+    if not section:
+        return {}
+    multiple = cfg.get("make_vocab_size_divisible_by", 128)
+    return {
+        "mapped_vocab_size": kept_size(section.get("size"), vocab_size, multiple),
+        "unmap_vocab_output": bool(section.get("unmap_output")),
     }
 
 

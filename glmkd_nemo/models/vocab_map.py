@@ -31,7 +31,7 @@ class Tables(NamedTuple):
     row_of_id: Tensor
 
 
-def kept_size(size: float, vocab_size: int, multiple: int) -> int:
+def kept_size(size: float | None, vocab_size: int, multiple: int) -> int:
     """How many tokens ``size`` keeps: a number, or below 1 a share of the vocabulary.
 
     A share is rounded up to ``multiple``, as the rows up to there exist anyway.
@@ -39,9 +39,9 @@ def kept_size(size: float, vocab_size: int, multiple: int) -> int:
     Raises:
         ValueError: none at all, or more than there are.
     """
-    if 0 < size < 1:
+    if size is not None and 0 < size < 1:
         return min(-(-int(size * vocab_size) // multiple) * multiple, vocab_size)
-    if size != int(size) or not 1 <= size <= vocab_size:
+    if size is None or size != int(size) or not 1 <= size <= vocab_size:
         raise ValueError(
             f"model.vocab_map.size={size}: give a number of tokens from 1 to {vocab_size} (the "
             "whole vocabulary), or a share between 0 and 1."

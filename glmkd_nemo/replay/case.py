@@ -20,6 +20,7 @@ from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.flags import Setting, Translation
 from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
 from glmkd_nemo.replay.flags.predictions import prediction_terms
+from glmkd_nemo.replay.vocab_maps import sizes_with_map
 
 # Cases that record a fault of the reference, which this project mends: they do not count.
 EXCLUDED = {
@@ -118,13 +119,9 @@ class Case:
         if self.folder.parent.name == tasks.HEADS:
             return {"hard": {"method": "hard", "of": "classes"}}
         if self.is_plain:
-            if self.record["config"]["map_vocab_size"]:
-                raise options.NotYet("vocabulary map")
             return {"hard": {"method": "hard"}}
         if self.folder.parent.name == "distill_mt" or "steps" in self.record:
             raise options.NotYet("several teachers or several steps")
-        if "map_vocab_size" in self.flags:
-            raise options.NotYet("vocabulary map")
         if any(
             name.startswith(("mt_", "distill_random_data", "forward_re")) for name in self.flags
         ):
@@ -152,7 +149,8 @@ class Case:
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load_file(self.root / file)
         sizes = original_sizes(state, shared_layers=None if shared is None else int(shared))
-        return state, {**sizes, "num_attention_heads": int(heads)}
+        own = {"num_attention_heads": int(heads), **sizes_with_map(self.root, file)}
+        return state, {**sizes, **own}
 
     def logits(self) -> dict[str, Tensor]:
         """Recorded logits: of the ``student``, and of the first teacher as ``t0``."""

@@ -201,6 +201,8 @@ def _model(
     ).to(dtype)
     weights = from_original(state, sizes["num_attention_heads"])
     load_whole(model, {**weights, **tasks.head_parameters(case.tensors)})
+    if model.vocab_map is not None:
+        model.vocab_map.fill(sizes["tables"])
     return model
 
 
