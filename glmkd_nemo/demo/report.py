@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-from html import escape
 from pathlib import Path
 from string import Template
 
 from glmkd_nemo.demo import plots
 from glmkd_nemo.demo.findings import describe
+from glmkd_nemo.demo.page import items, picture, table
 from glmkd_nemo.demo.results import Results
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -21,35 +20,19 @@ def write_report(results: Results, path: Path) -> None:
         ValueError: fewer than two rows in `results`.
     """
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        findings=_items(describe(results)),
+        findings=items(describe(results)),
         table=_models(results),
-        curves=_picture(plots.loss_curves(results), "held-out loss during training"),
-        bars=_picture(plots.bars(results), "held-out loss, accuracy and step time"),
+        curves=picture(plots.loss_curves(results), "held-out loss during training"),
+        bars=picture(plots.bars(results), "held-out loss, accuracy and step time"),
         candidates=_candidates(results),
         blanks=_blanks(results),
         corpus=_pairs(results.corpus),
         settings=_pairs(results.settings),
         versions=_pairs(results.versions),
-        notes=_items(results.notes),
+        notes=items(results.notes),
         minutes=f"{results.seconds / 60:.1f}",
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _items(lines: list[str]) -> str:
-    return "\n".join(f"<li>{escape(line)}</li>" for line in lines)
-
-
-def _table(head: list[str], body: list[list[str]], numeric_from: int) -> str:
-    def cells(values: list[str], tag: str) -> str:
-        kinds = ["" if i < numeric_from else ' class="n"' for i in range(len(values))]
-        return "".join(
-            f"<{tag}{kind}>{escape(value)}</{tag}>"
-            for kind, value in zip(kinds, values, strict=True)
-        )
-
-    rows = "\n".join(f"<tr>{cells(values, 'td')}</tr>" for values in body)
-    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>\n{rows}\n</tbody></table>"
 
 
 def _models(results: Results) -> str:
@@ -65,7 +48,7 @@ def _models(results: Results) -> str:
         ]
         for row in results.rows
     ]
-    return _table(head, body, 1)
+    return table(head, body, 1)
 
 
 def _candidates(results: Results) -> str:
@@ -82,7 +65,7 @@ def _candidates(results: Results) -> str:
         ]
         for c in results.candidates
     ]
-    return _table(head, body, 5)
+    return table(head, body, 5)
 
 
 def _blanks(results: Results) -> str:
@@ -90,13 +73,8 @@ def _blanks(results: Results) -> str:
         return ""
     models = list(results.blanks[0].answers)
     body = [[b.text, b.truth, *[b.answers[name] for name in models]] for b in results.blanks]
-    return _table(["sentence", "the text had", *models], body, 99)
+    return table(["sentence", "the text had", *models], body, 99)
 
 
 def _pairs(values: dict[str, str]) -> str:
-    return _table(["", ""], [[name, value] for name, value in values.items()], 9)
-
-
-def _picture(png: bytes, alternative: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{escape(alternative)}" src="data:image/png;base64,{data}">'
+    return table(["", ""], [[name, value] for name, value in values.items()], 9)

@@ -42,12 +42,19 @@ class TaskBatch:
     Attributes:
         label: ``[b]``, index of the right choice.
         target_ids: ``[b * c, s]`` ids to be predicted, or ``[b, c]`` one token per choice.
+        target_mask: ``[b * c, s]``, 1 where ``target_ids`` are predicted.
         choice_mask: ``[b, c]``, 0 for choices that only pad; ``None`` if none does.
+        choice_of: ``[b, s]``, where the choices stand behind one context: the choice that a
+            position belongs to (then all of the above have ``b`` rows).
+        choices: ``c``, needed with ``choice_of``.
     """
 
     label: Tensor
     target_ids: Tensor | None = None
+    target_mask: Tensor | None = None
     choice_mask: Tensor | None = None
+    choice_of: Tensor | None = None
+    choices: int | None = None
 
 
 @dataclass(frozen=True)

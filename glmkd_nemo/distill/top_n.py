@@ -42,7 +42,7 @@ def top_n(
     """
     s, t = at_least_fp32(student), at_least_fp32(teacher)
     t_top, index = _top_of_all_ranks(t, n)
-    s_top = _pick(s, index - first_column)
+    s_top = pick(s, index - first_column)
     if kind == "mse":
         rows = (s_top - t_top).square().mean(-1)
     else:
@@ -79,8 +79,16 @@ def _top_of_all_ranks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, index.gather(-1, order)
 
 
-def _pick(x: Tensor, local: Tensor) -> Tensor:
-    """Columns ``local`` of ``[n, V']``, counted from this rank's first; others lie out of range."""
+def pick(x: Tensor, local: Tensor) -> Tensor:
+    """Some columns of sharded logits, the same on all ranks.
+
+    Args:
+        x: ``[n, V']``, this rank's columns.
+        local: ``[n, k]``, columns counted from this rank's first; others lie out of range.
+
+    Returns:
+        ``[n, k]``.
+    """
     mine = (local >= 0) & (local < x.shape[-1])
     if not x.shape[-1]:
         return all_sum(x.sum(-1, keepdim=True).expand(local.shape))

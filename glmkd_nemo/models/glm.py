@@ -13,10 +13,12 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import Tensor
 
 from glmkd_nemo.distill.losses import cross_entropy
-from glmkd_nemo.distill.taps import put_logits, tap
+from glmkd_nemo.distill.method import TaskBatch
+from glmkd_nemo.distill.taps import put_logits, tap, wanted
 from glmkd_nemo.models.attention import prefix_mask
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.embedding import GLMEmbedding
+from glmkd_nemo.models.heads import HeadConfig, build_head
 from glmkd_nemo.models.layer_spec import block_spec
 from glmkd_nemo.models.logits import Logits
 
@@ -29,6 +31,7 @@ class GLMModel(LanguageModule):
         pre_process: whether this stage has the embedding.
         post_process: whether this stage has the final layernorm and the head.
         tapped_layers: global indices of layers of which a tensor will be tapped.
+        head: the task head of the last stage, if the model has one.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class GLMModel(LanguageModule):
         pre_process: bool = True,
         post_process: bool = True,
         tapped_layers: Collection[int] = (),
+        head: HeadConfig | None = None,
     ) -> None:
         super().__init__(config=config)
         self.pre_process, self.post_process = pre_process, post_process
@@ -63,6 +67,7 @@ class GLMModel(LanguageModule):
                 gather_output=False,
                 skip_weight_param_allocation=pre_process,
             )
+        self.head = build_head(head, config) if head is not None and post_process else None
         if pre_process or post_process:
             self.setup_embeddings_and_output_layer()
 
@@ -78,6 +83,7 @@ class GLMModel(LanguageModule):
         attention_mask: Tensor,
         labels: Tensor | None = None,
         materialize: bool = True,
+        task: TaskBatch | None = None,
     ) -> Any:
         """Runs this stage.
 
@@ -88,10 +94,12 @@ class GLMModel(LanguageModule):
                 :func:`~glmkd_nemo.models.attention.prefix_mask`.
             labels: ``[b, s]``; with them the per-token loss is returned.
             materialize: ``False`` returns the :class:`Logits` handle instead of logits.
+            task: what the task head needs, if there is one.
 
         Returns:
             Inner stage: ``[s, b, h]`` (``[s / TP, b, h]`` under sequence parallelism). Last stage:
-            logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``.
+            logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``;
+            with a task and a head, instead of logits those of the classes, ``[b, c]``.
         """
         h_sbh = None
         if self.pre_process:
@@ -100,8 +108,12 @@ class GLMModel(LanguageModule):
         h_sbh = self.decoder(h_sbh, mask)
         if not self.post_process:
             return h_sbh
-        logits = self._head(tap(h_sbh, "output"))
+        h_sbh = tap(h_sbh, "output")
+        logits = self._head(h_sbh)
         put_logits(logits)
+        if self.head is not None and task is not None and (materialize or wanted("classes")):
+            classes = tap(self.head(h_sbh, logits, task, attention_mask), "classes")
+            return classes if materialize else logits
         if labels is not None:
             return cross_entropy(logits.all(), labels, logits.columns.start)
         return logits.all() if materialize else logits

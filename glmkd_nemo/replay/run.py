@@ -58,9 +58,13 @@ class _Recorded(random.Random):
 @dataclass(frozen=True)
 class _RecordedContext(StepContext):
     layers: tuple[int, ...] = ()
+    case: Case | None = None
 
     def draws(self, *what: object) -> random.Random:
-        return _Recorded(list(self.layers))
+        case = self.case
+        if case is None or case.translation.draws is None:
+            return _Recorded(list(self.layers))
+        return case.translation.draws(case.record, case.tensors, what)
 
 
 def run_case(
@@ -130,6 +134,7 @@ def _context(case: Case) -> StepContext:
         step=recorded.get("iteration", 0),
         max_steps=recorded.get("train_iters", 1),
         layers=tuple(case.drawn_layers),
+        case=None if case.is_plain else case,
     )
 
 

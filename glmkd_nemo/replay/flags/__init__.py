@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 Flags = Mapping[str, Any]
 Terms = dict[str, dict[str, Any]]
+Draws = Callable[[Mapping[str, Any], Mapping[str, Any], tuple[object, ...]], random.Random]
 
 
 class NotYet(Exception):
@@ -54,11 +56,14 @@ class Translation:
         parts: by regular expression of the logged name, without the teacher's suffix.
         parameters: our name (``term.name inside the method``) by regular expression of the
             original one without ``student.``.
+        draws: ``draws(record, tensors, what)``: what ``context.draws(*what)`` has to give for the
+            recorded choices to be made again; by default the teacher layers that were tapped.
     """
 
     terms: Callable[[Flags, Setting, Terms], Terms]
     parts: Mapping[str, Logged] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    draws: Draws | None = None
 
 
 def parse(flags: Iterable[str]) -> dict[str, str | bool]:

@@ -1,0 +1,91 @@
+"""Losses on attention: distributions over positions, and relations inside a layer.
+
+Pure functions on head-sharded taps, computed in fp32 (or better). Each returns ``[b]``, the mean
+over all heads and all positions, padded ones included, as GLMKD has it; values and gradients are
+those of one process whatever the tensor parallelism.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkd_nemo.distill.losses import at_least_fp32
+from glmkd_nemo.distill.parallel import all_sum, tp_size
+from glmkd_nemo.distill.taps import HEADS, Tap
+
+
+def attention_kl(student: Tap, teacher: Tap) -> Tensor:
+    """KL(teacher || student) of the softmax over the last axis.
+
+    On ``scores`` this compares attention distributions (arXiv 1904.09482 and others). MiniLM in
+    GLMKD gives it ``probs``, which then go through the softmax a second time.
+
+    Args:
+        student, teacher: ``[b, n, s, s]``, of equally many heads.
+
+    Returns:
+        ``[b]``.
+    """
+    assert student.shard == teacher.shard, "student and teacher are sharded differently"
+    log_p = at_least_fp32(teacher.value).log_softmax(-1)
+    log_q = at_least_fp32(student.value).log_softmax(-1)
+    rows = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    return _mean_over_heads(rows, student)
+
+
+def head_relation(student: Tap, teacher: Tap, relation_heads: int) -> Tensor:
+    """KL of scaled self-relations after cutting the whole width into ``relation_heads`` heads.
+
+    The cut does not follow the attention heads (MiniLMv2, arXiv 2012.15828, section 3.1), so that
+    student and teacher may differ in these and in width.
+
+    Args:
+        student, teacher: queries, keys or values ``[b, n, s, d]``; ``n * d`` may differ.
+        relation_heads: a number that :func:`check_relation_heads` let pass.
+
+    Returns:
+        ``[b]``.
+    """
+    ranks = tp_size() if student.shard == HEADS else 1
+    s, t = (
+        Tap(_self_relation(x.value, relation_heads // ranks), x.shard) for x in (student, teacher)
+    )
+    return attention_kl(s, t)
+
+
+def check_relation_heads(relation_heads: int, *widths: int) -> None:
+    """Refuses a number of relation heads that cannot be cut out of these hidden sizes.
+
+    Raises:
+        ValueError: it does not divide a width, or the tensor-parallel ranks do not divide it: a
+            relation head would lie on two ranks.
+    """
+    common = math.gcd(*widths)
+    if relation_heads < 1 or common % relation_heads:
+        fitting = [n for n in range(1, common + 1) if common % n == 0]
+        raise ValueError(
+            f"relation_heads={relation_heads} must divide the hidden sizes "
+            f"{' and '.join(map(str, widths))}: {', '.join(map(str, fitting))} do."
+        )
+    ranks = tp_size()
+    if relation_heads % ranks:
+        raise ValueError(
+            f"relation_heads={relation_heads} cannot be shared out to {ranks} tensor-parallel "
+            f"ranks: choose a multiple of {ranks}, or another tensor_model_parallel_size."
+        )
+
+
+def _self_relation(x: Tensor, heads: int) -> Tensor:
+    """``[b, n, s, d] -> [b, heads, s, s]``: products of positions, by head of the new cut."""
+    wide = at_least_fp32(x).transpose(1, 2).flatten(2)
+    cut = wide.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return cut @ cut.transpose(-1, -2) / math.sqrt(cut.shape[-1])
+
+
+def _mean_over_heads(rows: Tensor, tap: Tap) -> Tensor:
+    """``[b, n, s] -> [b]`` over the heads of all ranks."""
+    mean = rows.flatten(1).mean(1)
+    return mean if tap.shard is None else all_sum(mean) / tp_size()
