@@ -38,6 +38,8 @@ class Aggregator(nn.Module):
         Config: dataclass of the options, with the paper's defaults.
         student_keys, teacher_keys: taps of the last stage that :meth:`weights` reads.
         extras: names of the losses that ``Weights.extra`` may hold.
+        fixed_intermediate: whether :meth:`intermediate` gives the factors of intermediate parts;
+            if tensors decide them, these parts' values travel to the last pipeline stage.
 
     Args:
         config: options.
@@ -49,17 +51,14 @@ class Aggregator(nn.Module):
     student_keys: tuple[TapKey, ...] = ()
     teacher_keys: tuple[TapKey, ...] = ()
     extras: ClassVar[tuple[str, ...]] = ()
+    fixed_intermediate: bool = True
 
     def __init__(self, config: Any, student: Any, teachers: Sequence[Any]) -> None:
         super().__init__()
         self.config, self.student, self.teachers = config, student, list(teachers)
 
-    def intermediate(self, context: StepContext) -> Sequence[float] | None:
-        """Factors of intermediate parts, one per teacher, where no tensor decides them.
-
-        ``None``: they come with :meth:`weights`; these parts' values then have to travel to the
-        last pipeline stage.
-        """
+    def intermediate(self, context: StepContext) -> Sequence[float]:
+        """Factors of intermediate parts, one per teacher, where no tensor decides them."""
         raise RuntimeError(f"{type(self).__name__} must define intermediate()")
 
     def weights(

@@ -24,7 +24,7 @@ class Board:
     def add(self, name: str, value: Tensor) -> None:
         """Adds a scalar."""
         assert name in self.names, f"{name} was not announced"
-        now = value.detach().double()
+        now = value.detach().to(torch.double, copy=True)  # mcore divides the loss in place
         self._sums[name] = now + self._sums[name] if name in self._sums else now
 
     def collect(self, num_microbatches: int) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class _Take(torch.autograd.Function):
 
 
 class _Tie(torch.autograd.Function):
-    """The identity on a loss that makes the backward pass through ``tensors``, used in it or not."""
+    """The identity on a loss whose backward passes through ``tensors``, used in it or not."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, *tensors: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ class Routes:
 
     def _carries(self) -> bool:
         """Whether student tensors ever have to reach another stage."""
-        if self.objective.aggregator is not None:
+        aggregator = self.objective.aggregator
+        if aggregator is not None and not aggregator.fixed_intermediate:
             return True
         return any(
             stage_of(key, self.config.split) != home_of(planned, self.config.split)
@@ -78,10 +79,10 @@ class Routes:
 
     def travels(self, planned: WeightedPart) -> bool:
         """Whether a part's value goes to the last stage, where its weight is decided."""
-        if self.objective.aggregator is None or planned.teacher is None:
+        aggregator = self.objective.aggregator
+        if aggregator is None or planned.teacher is None or aggregator.fixed_intermediate:
             return False
-        weighs_there = self.objective.aggregator.intermediate(self.objective.any_context) is None
-        return weighs_there and self.home(planned) < self.last
+        return self.home(planned) < self.last
 
     def teacher_needs(self, teacher: str, split: list[int]) -> set[Route]:
         """Where each wanted tensor of a teacher is, and which stage wants it."""

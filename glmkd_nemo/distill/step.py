@@ -155,8 +155,10 @@ class DistillationStep:
 
     def _fixed_weights(self, context: StepContext) -> Weights | None:
         aggregator = self.objective.aggregator
-        factors = None if aggregator is None else aggregator.intermediate(context)
-        return None if factors is None else Weights(factors, factors)
+        if aggregator is None:
+            return None
+        factors = aggregator.intermediate(context) if aggregator.fixed_intermediate else ()
+        return Weights(factors, factors)
 
     def _weights(
         self,

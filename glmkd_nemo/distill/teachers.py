@@ -90,8 +90,8 @@ class TeacherLane:
         b, s = batch.input_ids.shape
         received = None
         if routes.stage > 0:
-            shape = activation_shape(config, b, s)
-            received = routes.links.receive(shape, config.params_dtype, routes.stage - 1)
+            from_before = activation_shape(config, b, s)
+            received = routes.links.receive(from_before, config.params_dtype, routes.stage - 1)
         want = {key for source, _, key in needs if source == routes.stage}
         output, taps = self.teacher.forward(batch, want, received, edits)
         if routes.stage < routes.last:

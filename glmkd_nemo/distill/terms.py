@@ -23,7 +23,7 @@ class TermConfig:
         weight: factor on the mean of its per-sample values.
         teacher: name of a teacher, needed where there are several.
         schedule: how the weight changes during training.
-        after: name of a term whose method must be done (see ``Method.done``) before this one starts.
+        after: name of a term whose method must be done (``Method.done``) before this one starts.
         options: the method's own configuration.
     """
 
@@ -83,3 +83,28 @@ def _teacher_of(
         asked = "names no teacher" if named is None else f"asks for teacher {named!r}"
         raise ValueError(f"{where} {asked}; there are {there_are}.")
     return named
+
+
+def terms_from_dict(node: Mapping[str, Any], teachers: Iterable[str]) -> dict[str, TermConfig]:
+    """Reads ``terms`` of the section ``distill``.
+
+    Args:
+        node: the section; ``aggregator`` decides whether a term may name no teacher.
+        teachers: names of the teachers there are.
+
+    Raises:
+        ValueError: as :func:`term_from_dict`.
+    """
+    several = bool(node.get("aggregator"))
+    names = list(teachers)
+    terms = node.get("terms") or {}
+    return {str(n): term_from_dict(str(n), t, names, several) for n, t in terms.items()}
+
+
+def teachers_of(terms: Mapping[str, TermConfig], teachers: Iterable[str]) -> set[str]:
+    """Names of the teachers that the terms use."""
+    named = {term.teacher for term in terms.values() if term.teacher is not None}
+    unnamed = any(
+        term.teacher is None and method_class(term.method).needs_teacher for term in terms.values()
+    )
+    return named | (set(teachers) if unnamed else set())

@@ -17,7 +17,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
     """Batches one after the other along the first axis of every field."""
     if len(batches) == 1:
         return batches[0]
-    fields = {}
+    fields: dict[str, Any] = {}
     for field in dataclasses.fields(Batch):
         values = [getattr(batch, field.name) for batch in batches]
         if isinstance(values[0], Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 import torch.nn.functional as F
@@ -35,6 +36,14 @@ class Logits:
         start = parallel_state.get_tensor_model_parallel_rank() * per_rank
         self.columns = range(min(start, vocab_size), min(start + per_rank, vocab_size))
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def samples(self, start: int, stop: int) -> Logits:
+        """The handle of samples ``start`` to ``stop`` (excluded) of the batch."""
+        part = copy.copy(self)
+        part._hidden = self._hidden[:, start:stop]
+        part._rows = {}
+        part.__dict__.pop("_input", None)  # cached for the whole batch
+        return part
 
     @cached_property
     def _input(self) -> Tensor:
