@@ -1,6 +1,7 @@
 """Names and layouts of the original GLM's weights, both ways, on whole (unsharded) tensors.
 
-The original keeps query, key and value as three blocks of rows; Megatron-Core interleaves them by
+Plain GLM, ALBERT (factorised embedding, shared layers) and MobileBERT's inverted bottleneck. The
+original keeps query, key and value as three blocks of rows; Megatron-Core interleaves them by
 head. Everything else is a change of name.
 """
 
@@ -22,6 +23,12 @@ _WHOLE = {
     "transformer.block_position_embeddings.weight": "embedding.block_position_embeddings.weight",
     "transformer.final_layernorm.weight": "decoder.final_layernorm.weight",
     "transformer.final_layernorm.bias": "decoder.final_layernorm.bias",
+    "compress_emb_mlp.weight": "embedding.projection.weight",
+    "compress_emb_mlp.bias": "embedding.projection.bias",
+    "decompress_emb_mlp.weight": "output_projection.weight",
+    "decompress_emb_mlp.bias": "output_projection.bias",
+    "ib_emb_mlp.weight": "embedding.trigram.linear.weight",
+    "ib_emb_mlp.bias": "embedding.trigram.linear.bias",
 }
 _LAYER = {
     "input_layernorm": "input_layernorm",
@@ -30,10 +37,17 @@ _LAYER = {
     "post_attention_layernorm": "pre_mlp_layernorm",
     "mlp.dense_h_to_4h": "mlp.linear_fc1",
     "mlp.dense_4h_to_h": "mlp.linear_fc2",
-}
+    "ib_linear_in": "linear_in",
+    "ib_linear_out": "linear_out",
+    "ib_linear_out_layernorm": "linear_out_layernorm",
+    "ib_mlp_layernorm.#": "more_ffns.#.layernorm",
+    "ib_mlp.#.dense_h_to_4h": "more_ffns.#.mlp.linear_fc1",
+    "ib_mlp.#.dense_4h_to_h": "more_ffns.#.mlp.linear_fc2",
+}  # "#" stands for a number
 _WHOLE_BACK = {ours: original for original, ours in _WHOLE.items()}
 _LAYER_BACK = {ours: original for original, ours in _LAYER.items()}
 _ORIGINAL_LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _OUR_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -45,7 +59,7 @@ def from_original(state: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
         heads: number of attention heads.
 
     Raises:
-        ValueError: a name that no plain GLM has.
+        ValueError: a name that no GLM has.
     """
     return {our_name(n): _qkv(n, t, heads, _interleave) for n, t in state.items()}
 
@@ -56,23 +70,29 @@ def to_original(state: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
 
 
 def our_name(name: str) -> str:
-    """Our name of an original weight. Raises ValueError where a plain GLM has no such weight."""
-    if name in _WHOLE:
-        return _WHOLE[name]
-    match = _ORIGINAL_LAYER.fullmatch(name)
-    if match is None or match[2] not in _LAYER:
-        raise ValueError(f"{name!r} is no weight of a plain GLM")
-    return f"decoder.layers.{match[1]}.{_LAYER[match[2]]}.{match[3]}"
+    """Our name of an original weight. Raises ValueError where a GLM has no such weight."""
+    return _renamed(name, _WHOLE, _ORIGINAL_LAYER, _LAYER, "decoder.layers")
 
 
 def original_name(name: str) -> str:
     """Original name of one of our weights. Raises ValueError for a name that is not ours."""
-    if name in _WHOLE_BACK:
-        return _WHOLE_BACK[name]
-    match = _OUR_LAYER.fullmatch(name)
-    if match is None or match[2] not in _LAYER_BACK:
-        raise ValueError(f"{name!r} is no weight of a plain GLM")
-    return f"transformer.layers.{match[1]}.{_LAYER_BACK[match[2]]}.{match[3]}"
+    return _renamed(name, _WHOLE_BACK, _OUR_LAYER, _LAYER_BACK, "transformer.layers")
+
+
+def _renamed(
+    name: str,
+    whole: Mapping[str, str],
+    pattern: re.Pattern[str],
+    layer: Mapping[str, str],
+    prefix: str,
+) -> str:
+    if name in whole:
+        return whole[name]
+    if match := pattern.fullmatch(name):
+        numbers = _NUMBER.findall(match[2])
+        if new := layer.get(_NUMBER.sub("#", match[2])):
+            return f"{prefix}.{match[1]}.{new.replace('#', ''.join(numbers))}.{match[3]}"
+    raise ValueError(f"{name!r} is no weight of a GLM")
 
 
 def _qkv(name: str, t: Tensor, heads: int, permute: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -87,17 +107,38 @@ def _deinterleave(t: Tensor, heads: int) -> Tensor:
     return t.view(heads, 3, -1, *t.shape[1:]).transpose(0, 1).reshape(t.shape)
 
 
-def original_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Sizes read off an original state dict, under the key names of the ``model`` section."""
+def original_sizes(
+    state: Mapping[str, Tensor], shared_layers: int | None = None
+) -> dict[str, int | bool]:
+    """Sizes read off an original state dict, under the key names of the ``model`` section.
+
+    Args:
+        state: whole tensors under original names.
+        shared_layers: depth of a model whose layers share one set of weights, which its weights
+            do not tell.
+    """
     layers = [int(m[1]) for n in state if (m := _ORIGINAL_LAYER.fullmatch(n))]
-    vocab, hidden = state["word_embeddings.weight"].shape
-    return {
-        "num_layers": max(layers) + 1,
+    positions, hidden = state["transformer.position_embeddings.weight"].shape
+    vocab, width = state["word_embeddings.weight"].shape
+    first = "transformer.layers.0."
+    sizes: dict[str, int | bool] = {
+        "num_layers": shared_layers or max(layers) + 1,
         "hidden_size": hidden,
-        "ffn_hidden_size": state["transformer.layers.0.mlp.dense_h_to_4h.weight"].shape[0],
+        "ffn_hidden_size": state[f"{first}mlp.dense_h_to_4h.weight"].shape[0],
         "vocab_size": vocab,
-        "max_position_embeddings": state["transformer.position_embeddings.weight"].shape[0] - 1,
+        "max_position_embeddings": positions - 1,
     }
+    if shared_layers:
+        sizes["share_layers"] = True
+    if "compress_emb_mlp.weight" in state:
+        sizes["embedding_size"] = width
+    if "ib_emb_mlp.weight" in state:
+        sizes["bottleneck_word_embedding"] = state["ib_emb_mlp.weight"].shape[1] // 3
+    if f"{first}ib_linear_in.weight" in state:
+        sizes["bottleneck_size"] = state[f"{first}ib_linear_in.weight"].shape[0]
+        norms = sum(name.startswith(f"{first}ib_mlp_layernorm.") for name in state) // 2
+        sizes["bottleneck_ffns"] = 1 + norms
+    return sizes
 
 
 def whole_model_name(model: GLMModel, name: str) -> str:
@@ -105,7 +146,8 @@ def whole_model_name(model: GLMModel, name: str) -> str:
     if name == "output_layer.weight":
         return WORD_EMBEDDINGS
     if match := _OUR_LAYER.fullmatch(name):
-        return f"decoder.layers.{int(match[1]) + model.layers.start}.{match[2]}.{match[3]}"
+        number = 0 if model.config.share_layers else int(match[1]) + model.layers.start
+        return f"decoder.layers.{number}.{match[2]}.{match[3]}"
     return name
 
 
@@ -118,8 +160,8 @@ def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
             state has a layer that the model has not.
     """
     rows = state[WORD_EMBEDDINGS].shape[0] if WORD_EMBEDDINGS in state else 0
-    if rows < model.config.vocab_size:
-        raise ValueError(f"{WORD_EMBEDDINGS}: {rows} rows for {model.config.vocab_size} tokens")
+    if rows < model.config.word_rows:
+        raise ValueError(f"{WORD_EMBEDDINGS}: {rows} rows for {model.config.word_rows} tokens")
     for name in state:
         match = _OUR_LAYER.fullmatch(name)
         if match and int(match[1]) >= model.config.num_layers:

@@ -43,7 +43,7 @@ def load_sharded(
     check_whole(folder)
     weights = model.sharded_state_dict(prefix=prefix)
     weights = {k: v for k, v in weights.items() if not k.startswith(f"{prefix}{BESIDE}")}
-    rows = getattr(getattr(model, "config", None), "vocab_size", None)
+    rows = getattr(getattr(model, "config", None), "word_rows", None)
     if strict:
         compare_weights(weights, folder, label or str(path), vocab_size=rows)
     else:

@@ -151,7 +151,9 @@ class ModelSection:
     attention_scale: float = 1.0
     embedding_size: int | None = None
     share_layers: bool = False
-    bottleneck: int | None = None
+    bottleneck_size: int | None = None
+    bottleneck_ffns: int = 1
+    bottleneck_word_embedding: int | None = None
     vocab_map: str | None = None
 
     activations_checkpoint_granularity: str | None = None

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkd_nemo.distill.losses import at_least_fp32
+from glmkd_nemo.distill.method import ModelShape
 from glmkd_nemo.distill.parallel import all_sum, tp_size
 from glmkd_nemo.distill.taps import HEADS, Tap
 
@@ -54,6 +55,19 @@ def head_relation(student: Tap, teacher: Tap, relation_heads: int) -> Tensor:
         Tap(_self_relation(x.value, relation_heads // ranks), x.shard) for x in (student, teacher)
     )
     return attention_kl(s, t)
+
+
+def check_equal_heads(method: str, student: ModelShape, teacher: ModelShape, remedy: str) -> None:
+    """Refuses models whose attention cannot be compared head by head.
+
+    Raises:
+        ValueError: the numbers of heads differ.
+    """
+    if student.heads != teacher.heads:
+        raise ValueError(
+            f"{method} compares attention head by head, but the student has {student.heads} heads "
+            f"and the teacher {teacher.heads}: {remedy}."
+        )
 
 
 def check_relation_heads(relation_heads: int, *widths: int) -> None:

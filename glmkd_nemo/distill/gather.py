@@ -21,10 +21,11 @@ def whole_gradients(model: GLMModel) -> dict[str, Tensor]:
     mine = {
         whole_model_name(model, name): _whole(parameter.main_grad, parameter)
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
     mine = {name: g.clone() for name, g in mine.items() if bool(g.any())}
     if WORD_EMBEDDINGS in mine:
-        mine[WORD_EMBEDDINGS] = mine[WORD_EMBEDDINGS][: model.config.vocab_size]
+        mine[WORD_EMBEDDINGS] = mine[WORD_EMBEDDINGS][: model.config.word_rows]
     return _of_all_stages(mine)
 
 
@@ -46,13 +47,17 @@ def _of_all_stages(mine: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def whole_logits(model: GLMModel, batch: Batch) -> Tensor:
-    """Logits ``[b, s, V]`` of all positions over the real vocabulary, on every rank."""
+    """Logits ``[b, s, V]`` of all positions over the real vocabulary, on every rank.
+
+    Those of the answers ``[b, c]``, where the batch is a task's and the model has a head.
+    """
     found: list[Tensor] = []
 
     def forward(data: object, model: GLMModel) -> tuple[Tensor, object]:
-        output = model(batch.input_ids, batch.position_ids, batch.attention_mask)
+        output = model(batch.input_ids, batch.position_ids, batch.attention_mask, task=batch.task)
         if parallel_state.is_pipeline_last_stage():
-            found.append(_all_columns(output, model.config.vocab_size))
+            classes = model.head is not None and batch.task is not None
+            found.append(output if classes else _all_columns(output, model.config.output_size))
         return output, lambda x: (x.sum(), {})
 
     b, s = batch.input_ids.shape

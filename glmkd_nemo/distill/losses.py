@@ -20,7 +20,7 @@ from torch import Tensor
 
 from glmkd_nemo.distill.parallel import all_max, all_sum, shared, tp_size
 from glmkd_nemo.distill.taps import Tap, as_tap
-from glmkd_nemo.models.logits import Logits
+from glmkd_nemo.models.logits import Logits, comparable
 
 KINDS = ("kl", "ce", "mse")
 _NO_OVERFLOW = 40.0  # e^u stays far from the largest fp32 number
@@ -123,6 +123,7 @@ def prediction(
     Raises:
         ValueError: another kind.
     """
+    student, teacher = comparable(student, teacher)
     s, t = student.rows(mask), teacher.rows(mask)
     return prediction_of_rows(kind, s, t, mask, student.vocab_size, temperature)
 
@@ -151,7 +152,8 @@ def hard_label(student: Logits, labels: Tensor, mask: Tensor) -> Tensor:
     Returns:
         ``[b]``: a sample's sum over the batch's mean number of unmasked tokens.
     """
-    losses = cross_entropy(student.rows(mask), labels[mask], student.columns.start)
+    columns = student.columns_of(labels[mask])
+    losses = cross_entropy(student.rows(mask), columns, student.columns.start)
     return ratio_of_means(sample_sum(losses, mask), mask.sum(1))
 
 

@@ -69,7 +69,8 @@ def token_mean(batch: dict[str, Tensor], logits: Logits) -> tuple[Tensor, dict[s
         The mean over the micro-batch, and no further parts.
     """
     mask = batch["loss_mask"] > 0
-    loss_n = cross_entropy(logits.rows(mask), batch["labels"][mask], logits.columns.start)
+    labels_n = logits.columns_of(batch["labels"][mask])
+    loss_n = cross_entropy(logits.rows(mask), labels_n, logits.columns.start)
     weight_n = batch["loss_mask"][mask]
     return (loss_n * weight_n).sum() / weight_n.sum().clamp(min=1), {}
 
@@ -88,7 +89,7 @@ def sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
         most likely word is the label. Equal on all tensor-parallel ranks.
     """
     mask = loss_mask > 0
-    labels_n = labels[mask]
+    labels_n = logits.columns_of(labels[mask])
     logits_nv = logits.rows(mask).float()
     loss_n = cross_entropy(logits_nv.double(), labels_n, logits.columns.start)
     right = (_most_likely(logits_nv, logits.columns.start) == labels_n).sum()

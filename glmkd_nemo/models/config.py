@@ -65,9 +65,21 @@ class GLMConfig(TransformerConfig):
             tensors off the graph, so ours replaces it (see ``layers.py``).
         recompute_layers: number of leading layers of a stage to recompute, ``None`` for all.
         transformer_engine: use Transformer Engine's fused layers where no tensor is tapped.
-        embedding_size, share_layers, bottleneck_size, mapped_vocab_size: place of ALBERT's
-            factorised embedding and cross-layer sharing, MobileBERT's inverted bottleneck and
-            GLMD's vocabulary map.
+        embedding_size: width of the word embedding where it is factorised as in ALBERT (arXiv
+            1909.11942, section 3.1): a projection leads up to ``hidden_size``, another one down
+            to the tied head. ``None``: ``hidden_size``.
+        share_layers: all layers have the same weights (ALBERT, section 3.1).
+        bottleneck_size: width of attention and feed-forward inside a layer with MobileBERT's
+            inverted bottleneck (arXiv 2004.02984, section 3.1); the layers still pass on
+            ``hidden_size``. ``None``: plain layers.
+        bottleneck_ffns: feed-forward networks stacked in such a layer.
+        bottleneck_word_embedding: leading columns of the word embedding that are read at the
+            input, of each position and two others, and projected to ``hidden_size`` (MobileBERT,
+            section 3.2; the head uses all columns). ``None``: the whole row as it is.
+        mapped_vocab_size: tokens that GLMD's vocabulary map keeps (``vocab_map.py``), the rows of
+            the word embedding. ``None``: all, without a map.
+        unmap_vocab_output: with a map: logits of the kept tokens only, in the map's order;
+            otherwise those of all tokens, replaced ones sharing a kept one's.
 
     Raises:
         ValueError: a value that cannot work, with the remedy.
@@ -84,7 +96,10 @@ class GLMConfig(TransformerConfig):
     embedding_size: int | None = None
     share_layers: bool = False
     bottleneck_size: int | None = None
+    bottleneck_ffns: int = 1
+    bottleneck_word_embedding: int | None = None
     mapped_vocab_size: int | None = None
+    unmap_vocab_output: bool = False
 
     pipeline_model_parallel_layout: Any = None
     activation_func: Callable[[torch.Tensor], torch.Tensor] = gelu_tanh
@@ -99,6 +114,10 @@ class GLMConfig(TransformerConfig):
         if self.pipeline_model_parallel_size > 1 and self.pipeline_model_parallel_layout is None:
             split = even_split(self.num_layers, self.pipeline_model_parallel_size)
             self.pipeline_model_parallel_layout = pipeline_layout(split)
+        if self.ffn_hidden_size is None:
+            self.ffn_hidden_size = 4 * self.inner_size
+        if self.kv_channels is None:
+            self.kv_channels = self.inner_size // self.num_attention_heads
         super().__post_init__()
 
     def _refuse_impossible(self) -> None:
@@ -118,22 +137,64 @@ class GLMConfig(TransformerConfig):
                 "sequence_parallel needs tensor_model_parallel_size > 1: set it, or "
                 "sequence_parallel=false."
             )
-        waiting = {
-            "embedding_size": self.embedding_size,
-            "share_layers": self.share_layers or None,
-            "bottleneck_size": self.bottleneck_size,
-            "mapped_vocab_size": self.mapped_vocab_size,
-        }
-        if set_ones := [name for name, value in waiting.items() if value is not None]:
+        self._refuse_forms()
+        if not 1 <= self.word_rows <= self.vocab_size:
             raise ValueError(
-                f"{', '.join(set_ones)}: this version builds plain GLM only; leave it unset."
+                f"mapped_vocab_size = {self.mapped_vocab_size}: a vocabulary map keeps from 1 to "
+                f"all {self.vocab_size} tokens."
             )
+
+    def _refuse_forms(self) -> None:
+        for name in ("embedding_size", "bottleneck_size", "bottleneck_word_embedding"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} = {value}: give a width, or null for a plain GLM.")
+        if self.inner_size % self.num_attention_heads:
+            name = "hidden_size" if self.bottleneck_size is None else "bottleneck_size"
+            raise ValueError(
+                f"{name} = {self.inner_size} is not divisible by num_attention_heads = "
+                f"{self.num_attention_heads}: choose a multiple of it."
+            )
+        if self.bottleneck_ffns < 1 or (self.bottleneck_ffns > 1 and not self.bottleneck_size):
+            raise ValueError(
+                f"bottleneck_ffns = {self.bottleneck_ffns}: it is 1 or more, and more than 1 only "
+                "with bottleneck_size."
+            )
+        columns = self.bottleneck_word_embedding
+        if columns is not None and columns > self.hidden_size:
+            raise ValueError(
+                f"bottleneck_word_embedding = {columns} columns of an embedding of "
+                f"{self.hidden_size}: lower it, or leave it unset."
+            )
+
+    @property
+    def inner_size(self) -> int:
+        """Width of attention and feed-forward: ``bottleneck_size``, or else ``hidden_size``."""
+        return self.bottleneck_size or self.hidden_size
+
+    @property
+    def word_embedding_size(self) -> int:
+        """Columns of the word embedding and of the head tied to it."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def word_rows(self) -> int:
+        """Tokens that have a row of the word embedding: all, or those that a map keeps."""
+        return self.vocab_size if self.mapped_vocab_size is None else self.mapped_vocab_size
+
+    @property
+    def output_size(self) -> int:
+        """Tokens that the model gives logits of, over all tensor-parallel ranks."""
+        return self.word_rows if self.unmap_vocab_output else self.vocab_size
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the word embedding over all tensor-parallel ranks."""
+        return self.padded(self.word_rows)
+
+    def padded(self, rows: int) -> int:
+        """Rows that a table of ``rows`` has over all tensor-parallel ranks."""
         multiple = math.lcm(self.make_vocab_size_divisible_by, self.tensor_model_parallel_size)
-        return -(-self.vocab_size // multiple) * multiple
+        return -(-rows // multiple) * multiple
 
     @property
     def split(self) -> list[int]:

@@ -1,4 +1,8 @@
-"""GLM's input embedding: word + position + block position."""
+"""GLM's input embedding: word + position + block position.
+
+Words may be embedded in fewer columns and projected (ALBERT, arXiv 1909.11942, section 3.1), and a
+position may be given the words next to it as well (MobileBERT, arXiv 2004.02984, section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.replicated import ReplicatedLinear
 
 
 class GLMEmbedding(MegatronModule):
@@ -21,25 +26,38 @@ class GLMEmbedding(MegatronModule):
         super().__init__(config=config)
         self.word_embeddings = tensor_parallel.VocabParallelEmbedding(
             config.padded_vocab_size,
-            config.hidden_size,
+            config.word_embedding_size,
             init_method=config.init_method,
             config=config,
         )
+        self.projection: ReplicatedLinear | None = None
+        if config.embedding_size is not None:
+            self.projection = ReplicatedLinear(
+                config.embedding_size, config.hidden_size, config, on_slices=False
+            )
+        self.trigram: Trigram | None = None
+        if config.bottleneck_word_embedding is not None:
+            self.trigram = Trigram(config.bottleneck_word_embedding, config)
         rows = config.max_position_embeddings + 1
         self.position_embeddings = _table(rows, config)
         self.block_position_embeddings = _table(rows, config)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:
         """Embeds a batch.
 
         Args:
             input_ids: ``[b, s]``.
             position_ids: ``[b, 2, s]``: positions and block positions.
+            mask: ``[b, 1, s, s]`` booleans: who may attend to whom.
 
         Returns:
             ``[s, b, h]``, or this rank's slice of ``s`` under sequence parallelism.
         """
         h_bsh = self.word_embeddings(input_ids)
+        if self.projection is not None:
+            h_bsh = self.projection(h_bsh)
+        if self.trigram is not None:
+            h_bsh = self.trigram(h_bsh, mask)
         h_bsh = h_bsh + self.position_embeddings(position_ids[:, 0])
         h_bsh = h_bsh + self.block_position_embeddings(position_ids[:, 1])
         h_sbh = h_bsh.transpose(0, 1).contiguous()
@@ -52,6 +70,47 @@ class GLMEmbedding(MegatronModule):
 
     def _dropout(self, h: Tensor) -> Tensor:
         return nn.functional.dropout(h, self.config.embedding_dropout, self.training)
+
+
+class Trigram(nn.Module):
+    """Words of three positions, projected to the hidden size.
+
+    The three are a position, the one before it and the one after it; where it may not attend to
+    the next position (the last of the context, and all of the blanks), the one two before it takes
+    that place. (The paper, whose model sees both sides everywhere, always takes the next one.)
+
+    Args:
+        columns: leading ones of the word embedding that are read.
+        config: of the model.
+    """
+
+    def __init__(self, columns: int, config: GLMConfig) -> None:
+        super().__init__()
+        self.columns = columns
+        self.linear = ReplicatedLinear(3 * columns, config.hidden_size, config, on_slices=False)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        """Projects.
+
+        Args:
+            words: ``[b, s, h]``.
+            mask: ``[b, 1, s, s]`` booleans: who may attend to whom.
+
+        Returns:
+            ``[b, s, h]``.
+        """
+        words = words[..., : self.columns]
+        sees_next = nn.functional.pad(mask[:, 0].diagonal(1, -2, -1), (0, 1)).unsqueeze(-1)
+        beside = torch.where(sees_next, _shifted(words, -1), _shifted(words, 2))
+        out: Tensor = self.linear(torch.cat([beside, words, _shifted(words, 1)], -1))
+        return out
+
+
+def _shifted(x: Tensor, steps: int) -> Tensor:
+    """``[b, s, h]``: at each position what ``steps`` positions before it is, or zeros."""
+    if steps < 0:
+        return nn.functional.pad(x[:, -steps:], (0, 0, 0, -steps))
+    return nn.functional.pad(x[:, :-steps], (0, 0, steps, 0))
 
 
 def _table(rows: int, config: GLMConfig) -> nn.Embedding:

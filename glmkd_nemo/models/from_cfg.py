@@ -46,10 +46,11 @@ def glm_config_from_cfg(
 
 
 def _sizes(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    inner = cfg.get("bottleneck_size") or cfg["hidden_size"]
     return {
         "num_layers": cfg["num_layers"],
         "hidden_size": cfg["hidden_size"],
-        "ffn_hidden_size": cfg.get("ffn_hidden_size") or 4 * cfg["hidden_size"],
+        "ffn_hidden_size": cfg.get("ffn_hidden_size") or 4 * inner,
         "num_attention_heads": cfg["num_attention_heads"],
         "max_position_embeddings": cfg["max_position_embeddings"],
         "make_vocab_size_divisible_by": cfg.get("make_vocab_size_divisible_by", 128),
@@ -58,7 +59,9 @@ def _sizes(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "init_method_std": cfg.get("init_method_std", 0.02),
         "embedding_size": cfg.get("embedding_size"),
         "share_layers": cfg.get("share_layers", False),
-        "bottleneck_size": cfg.get("bottleneck"),
+        "bottleneck_size": cfg.get("bottleneck_size"),
+        "bottleneck_ffns": cfg.get("bottleneck_ffns") or 1,
+        "bottleneck_word_embedding": cfg.get("bottleneck_word_embedding"),
         "mapped_vocab_size": cfg.get("vocab_map"),
     }
 

@@ -9,7 +9,6 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.transformer.enums import ModelType
-from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import Tensor
 
 from glmkd_nemo.distill.losses import cross_entropy
@@ -21,6 +20,9 @@ from glmkd_nemo.models.embedding import GLMEmbedding
 from glmkd_nemo.models.heads import HeadConfig, build_head
 from glmkd_nemo.models.layer_spec import block_spec
 from glmkd_nemo.models.logits import Logits
+from glmkd_nemo.models.replicated import ReplicatedLinear
+from glmkd_nemo.models.sharing import GLMBlock
+from glmkd_nemo.models.vocab_map import VocabMap
 
 
 class GLMModel(LanguageModule):
@@ -49,17 +51,26 @@ class GLMModel(LanguageModule):
         stage = parallel_state.get_pipeline_model_parallel_rank()
         first = sum(config.split[:stage])
         self.layers = range(first, first + config.split[stage])
+        self.vocab_map: VocabMap | None = None
+        if config.mapped_vocab_size is not None and (pre_process or post_process):
+            self.vocab_map = VocabMap(config.mapped_vocab_size, config.vocab_size)
         if pre_process:
             self.embedding = GLMEmbedding(config)
-        self.decoder = TransformerBlock(
+        self.decoder = GLMBlock(
             config=config,
             spec=block_spec(config, self.layers, tapped_layers),
             pre_process=pre_process,
             post_process=post_process,
         )
+        self.output_projection: ReplicatedLinear | None = None
         if post_process:
+            width = config.word_embedding_size
+            if config.embedding_size is not None:
+                self.output_projection = ReplicatedLinear(
+                    config.hidden_size, width, config, on_slices=True
+                )
             self.output_layer = tensor_parallel.ColumnParallelLinear(
-                config.hidden_size,
+                width,
                 config.padded_vocab_size,
                 config=config,
                 init_method=config.init_method,
@@ -101,10 +112,11 @@ class GLMModel(LanguageModule):
             logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``;
             with a task and a head, instead of logits those of the classes, ``[b, c]``.
         """
+        mask = prefix_mask(attention_mask, input_ids.shape[1])
         h_sbh = None
         if self.pre_process:
-            h_sbh = tap(self.embedding(input_ids, position_ids), "embedding")
-        mask = prefix_mask(attention_mask, input_ids.shape[1])
+            rows = input_ids if self.vocab_map is None else self.vocab_map.rows(input_ids)
+            h_sbh = tap(self.embedding(rows, position_ids, mask), "embedding")
         h_sbh = self.decoder(h_sbh, mask)
         if not self.post_process:
             return h_sbh
@@ -115,19 +127,25 @@ class GLMModel(LanguageModule):
             classes = tap(self.head(h_sbh, logits, task, attention_mask), "classes")
             return classes if materialize else logits
         if labels is not None:
-            return cross_entropy(logits.all(), labels, logits.columns.start)
+            return cross_entropy(logits.all(), logits.columns_of(labels), logits.columns.start)
         return logits.all() if materialize else logits
 
     def _head(self, h_sbh: Tensor) -> Logits:
-        return Logits(
-            h_sbh,
+        config = self.config
+        logits = Logits(
+            h_sbh if self.output_projection is None else self.output_projection(h_sbh),
             self.shared_embedding_or_output_weight(),
-            self.config.vocab_size,
-            self.config.sequence_parallel,
+            config.word_rows,
+            config.sequence_parallel,
+            self.vocab_map,
         )
+        if self.vocab_map is None or config.unmap_vocab_output:
+            return logits
+        return logits.mapped(config.padded(config.vocab_size) // config.tensor_model_parallel_size)
 
     @torch.no_grad()
     def num_parameters(self) -> int:
-        """Parameters of this rank's shard; the tied head is counted once, with the embedding."""
+        """Parameters of this rank's shard; tied and shared ones count on their first stage."""
         head = 0 if self.pre_process or not self.post_process else self.output_layer.weight.numel()
-        return sum(p.numel() for p in self.parameters()) - head
+        copies = self.decoder.num_copied_parameters()
+        return sum(p.numel() for p in self.parameters()) - head - copies

@@ -100,7 +100,8 @@ class SingleTokenCloze(nn.Module):
         if rows.shape[0] != b:
             raise ValueError(f"a blank (attention_mask) lies outside of the {s} positions.")
         assert task.target_ids is not None, "a single_token head needs target_ids"
-        return _token_scores(rows, task.target_ids, logits.columns.start, self.log_softmax)
+        ids = logits.columns_of(task.target_ids)
+        return _token_scores(rows, ids, logits.columns.start, self.log_softmax)
 
 
 class MultiTokenCloze(nn.Module):
@@ -129,7 +130,7 @@ class MultiTokenCloze(nn.Module):
         assert task.target_ids is not None, "a multi_token head needs target_ids"
         assert task.target_mask is not None, "a multi_token head needs target_mask"
         mask, b = task.target_mask.bool(), task.label.shape[0]
-        ids = task.target_ids[mask].unsqueeze(-1)
+        ids = logits.columns_of(task.target_ids[mask]).unsqueeze(-1)
         scores = _token_scores(logits.rows(mask), ids, logits.columns.start, self.log_softmax)
         answer, answers = _answers(task, mask)
         total = scores.new_zeros(answers).index_add(0, answer, scores.squeeze(-1))

@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from glmkd_nemo.engine.norm import LocalLayerNorm
 from glmkd_nemo.models.attention import PrefixAttention
+from glmkd_nemo.models.bottleneck import bottleneck_spec
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.layers import GLMLayer
 
@@ -53,12 +54,16 @@ def block_spec(
         layers: global indices of the stage's layers.
         tapped_layers: those of which a tensor is tapped; they get the plain form.
     """
+    if config.share_layers and tapped_layers:
+        tapped_layers = range(config.num_layers)  # weights can be shared by layers of one kind only
     specs = [
         fused_layer_spec()
         if config.transformer_engine and i not in tapped_layers
         else plain_layer_spec()
         for i in layers
     ]
+    if config.bottleneck_size is not None:
+        specs = [bottleneck_spec(spec, config.bottleneck_ffns) for spec in specs]
     if not config.transformer_engine:
         return TransformerBlockSubmodules(layer_specs=specs, layer_norm=LocalLayerNorm)
     from megatron.core.extensions.transformer_engine import TENorm

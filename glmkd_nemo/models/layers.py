@@ -39,9 +39,9 @@ class GLMLayer(TransformerLayer):
         if self.stand_ins:
             return self._stood_in(*args, **kwargs)
         if self._recomputes():
-            hidden, context = recomputed(super().forward, *args, **kwargs)
+            hidden, context = recomputed(self.compute, *args, **kwargs)
         else:
-            hidden, context = super().forward(*args, **kwargs)
+            hidden, context = self.compute(*args, **kwargs)
         return tap(hidden, "layer_output", self.layer_number - 1), context
 
     def _stood_in(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,3 +51,7 @@ class GLMLayer(TransformerLayer):
             for layer in self.stand_ins:
                 hidden, context = layer(hidden, *args[1:], **kwargs)
         return tap(hidden, "layer_output", self.layer_number - 1), context
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer does, without recompute; other forms of a layer override it."""
+        return super().forward(*args, **kwargs)

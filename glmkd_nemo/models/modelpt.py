@@ -147,6 +147,7 @@ class GLMModelPT(ModelPT):
 
     def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
         """Hook: reduces gradients over ranks (mcore's ``finalize_model_grads``)."""
+        self.glm.decoder.sum_gradients()
         finalize_model_grads(model, *args, **kwargs)
 
     def schedule_seq_length(self) -> int:

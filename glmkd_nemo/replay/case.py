@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import original_sizes
+from glmkd_nemo.models.heads import HeadConfig
 from glmkd_nemo.replay import flags as options
+from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.flags import Setting, Translation
 from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
 from glmkd_nemo.replay.flags.predictions import prediction_terms
@@ -75,13 +77,21 @@ class Case:
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
-        """The batch."""
+        """The batch, with the reference's names."""
+        if self.record["inputs_file"].startswith("in/"):
+            own = {n: t for n, t in self.tensors.items() if n.startswith("in/")}
+            return {n.removeprefix("in/"): t for n, t in own.items()}
         return load_file(self.root / self.record["inputs_file"])
 
     @property
+    def head(self) -> HeadConfig | None:
+        """The task head of student and teachers, if they have one."""
+        return tasks.head_of(self.record)
+
+    @property
     def is_plain(self) -> bool:
-        """Whether it is a forward and backward of a GLM alone."""
-        return self.folder.parent.name == "glm"
+        """Whether it is a forward and backward of a GLM alone, or of one with a head."""
+        return self.folder.parent.name in ("glm", tasks.HEADS)
 
     @cached_property
     def flags(self) -> dict[str, Any]:
@@ -105,20 +115,16 @@ class Case:
     @cached_property
     def terms(self) -> dict[str, dict[str, Any]]:
         """The objective. Raises ``NotYet`` where a later version is needed."""
+        if self.folder.parent.name == tasks.HEADS:
+            return {"hard": {"method": "hard", "of": "classes"}}
         if self.is_plain:
-            for key in ("map_vocab_size", "compress_word_emb"):
-                if self.record["config"][key]:
-                    raise options.NotYet("vocabulary map or compressed embedding")
-            if self.record["config"]["cross_layer_parameter_sharing"]:
-                raise options.NotYet("cross-layer sharing")
-            if self.record["config"]["inverted_bottleneck_mode"]:
-                raise options.NotYet("inverted bottleneck")
+            if self.record["config"]["map_vocab_size"]:
+                raise options.NotYet("vocabulary map")
             return {"hard": {"method": "hard"}}
-        if self.folder.parent.name != "distill_pt" or "steps" in self.record:
-            raise options.NotYet("fine-tuning, several teachers or several steps")
-        for name in ("map_vocab_size", "compress_word_emb", "cross_layer_parameter_sharing"):
-            if name in self.flags:
-                raise options.NotYet("vocabulary map or compressed embedding")
+        if self.folder.parent.name == "distill_mt" or "steps" in self.record:
+            raise options.NotYet("several teachers or several steps")
+        if "map_vocab_size" in self.flags:
+            raise options.NotYet("vocabulary map")
         if any(
             name.startswith(("mt_", "distill_random_data", "forward_re")) for name in self.flags
         ):
@@ -129,8 +135,9 @@ class Case:
     def student(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The student's weights (original names) and sizes."""
         key = "model_file" if self.is_plain else "student_model_file"
-        argv = self.record["argv" if self.is_plain else "full_argv"]
-        return self._model(self.record[key], options.parse(argv)["num-attention-heads"])
+        argv = options.parse(self.record["argv" if self.is_plain else "full_argv"])
+        shared = argv["num-layers"] if "cross_layer_parameter_sharing" in argv else None
+        return self._model(self.record[key], argv["num-attention-heads"], shared)
 
     def teachers(self) -> list[tuple[dict[str, Tensor], dict[str, Any]]]:
         """The teachers' weights and sizes."""
@@ -140,9 +147,12 @@ class Case:
         heads = options.parse(self.record["full_argv"])["teacher_num_attention_heads"]
         return [self._model(file, heads) for file in files]
 
-    def _model(self, file: str, heads: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _model(
+        self, file: str, heads: Any, shared: Any = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load_file(self.root / file)
-        return state, {**original_sizes(state), "num_attention_heads": int(heads)}
+        sizes = original_sizes(state, shared_layers=None if shared is None else int(shared))
+        return state, {**sizes, "num_attention_heads": int(heads)}
 
     def logits(self) -> dict[str, Tensor]:
         """Recorded logits: of the ``student``, and of the first teacher as ``t0``."""

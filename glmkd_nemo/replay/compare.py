@@ -64,21 +64,24 @@ def _components(case: Case, outcome: Outcome) -> list[Error]:
 
 def _gradients(case: Case, outcome: Outcome) -> list[Error]:
     found = []
-    for name, (norm, _, _, stride) in case.record["grad_stats"].items():
+    statistics = case.record["grad_stats"]
+    whole = {n.removeprefix("grad/") for n in case.tensors if n.startswith("grad/")}
+    names = [*statistics, *sorted(whole - statistics.keys())]  # heads have no statistics
+    for name in names:
+        norm, _, _, stride = statistics.get(name, (0.0, 0.0, 0, 1))
+        kind = "grad" if name in whole else "gradsample"
+        reference = case.tensors[f"{kind}/{name}"]
         ours = outcome.gradients.get(name)
-        if ours is None:
-            found.append(Error("gradient", f"{name} (missing)", float("inf")))
+        if ours is None:  # it has none, or nothing but zeros
+            error = float("inf") if float(reference.norm()) >= NOTHING else 0.0
+            found.append(Error("gradient", f"{name} (missing)", error))
             continue
-        if f"grad/{name}" in case.tensors:
-            entries, reference = ours, case.tensors[f"grad/{name}"]
-        else:
-            entries, reference = ours.flatten()[:: int(stride)], case.tensors[f"gradsample/{name}"]
+        entries = ours if name in whole else ours.flatten()[:: int(stride)]
         found.append(Error("gradient", name, tensor_error(entries, reference)))
         if float(norm) >= NOTHING:
             error = scalar_error(float(ours.double().norm()), float(norm))
             found.append(Error("gradient", f"{name} (norm)", error))
-    unexpected = outcome.gradients.keys() - case.record["grad_stats"].keys()
-    for name in sorted(unexpected):
+    for name in sorted(outcome.gradients.keys() - set(names)):
         size = float(torch.linalg.vector_norm(outcome.gradients[name]))
         found.append(Error("gradient", f"{name} (none recorded)", size / NOTHING * TOLERANCE))
     return found

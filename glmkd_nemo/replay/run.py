@@ -28,6 +28,7 @@ from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.case import Case
 
 
@@ -86,12 +87,12 @@ def run_case(
     config = _config({**sizes, "activations_checkpoint_granularity": recompute}, parallel)
     objective = _objective(case, sizes, dtype)
     teachers = _teachers(case, objective, config, parallel, dtype)
-    student = _model(config, state, dtype, sizes)
+    student = _model(case, config, state, dtype, sizes)
     student.add_module("distill", objective)
     step = DistillationStep(config, objective, teachers)
     context = _context(case)
     outcome = Outcome(weights={p.name: p.weight for p in objective.parts(context)})
-    batch = _batch(case.inputs, dtype)
+    batch = tasks.fields_of(case.inputs, case.head, dtype)
     outcome.values = _forward_backward(student, step, context, batch)
     outcome.values["hard_label"] = _hard_label(student, batch)
     outcome.gradients = _original(case, whole_gradients(student), sizes["num_attention_heads"])
@@ -124,7 +125,9 @@ def _teachers(
     parts, hosted = objective.possible_parts(), {}
     for i, (state, sizes) in enumerate(case.teachers()):
         split = place_teacher(f"t{i}", parts, student.split, sizes["num_layers"])
-        hosted[f"t{i}"] = Teacher(_model(_config(sizes, parallel, split), state, dtype, sizes))
+        hosted[f"t{i}"] = Teacher(
+            _model(case, _config(sizes, parallel, split), state, dtype, sizes)
+        )
     return hosted
 
 
@@ -139,7 +142,7 @@ def _context(case: Case) -> StepContext:
 
 
 def _forward_backward(
-    student: GLMModel, step: DistillationStep, context: StepContext, batch: dict[str, Tensor]
+    student: GLMModel, step: DistillationStep, context: StepContext, batch: dict[str, Any]
 ) -> dict[str, float]:
     ddp = DistributedDataParallel(student.config, DistributedDataParallelConfig(), student)
     student.train()
@@ -148,13 +151,15 @@ def _forward_backward(
     b, s = batch["input_ids"].shape
     schedule.run(step, [batch], [ddp], s, b, forward_only=False)
     sum_over_stages(step.objective)
+    student.decoder.sum_gradients()
     finalize_model_grads([ddp])
     return {name: float(value) for name, value in step.finish().items()}
 
 
-def _hard_label(student: GLMModel, batch: dict[str, Tensor]) -> float:
-    """The token mean of the cross-entropy, which the reference logs in every case."""
-    objective = Objective({"hard": term_from_dict("hard", {"method": "hard"}, [])}, _NO_SHAPE, {})
+def _hard_label(student: GLMModel, batch: dict[str, Any]) -> float:
+    """The cross-entropy with the labels, which the reference logs in every case."""
+    term = {"method": "hard", "of": "tokens" if batch.get("task") is None else "classes"}
+    objective = Objective({"hard": term_from_dict("hard", term, [])}, _NO_SHAPE, {})
     step = DistillationStep(student.config, objective, {})
     step.start(StepContext(), num_microbatches=1)
     b, s = batch["input_ids"].shape
@@ -180,7 +185,11 @@ def _shape(sizes: Mapping[str, Any]) -> ModelShape:
 
 
 def _model(
-    config: GLMConfig, state: Mapping[str, Tensor], dtype: torch.dtype, sizes: Mapping[str, Any]
+    case: Case,
+    config: GLMConfig,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    sizes: Mapping[str, Any],
 ) -> GLMModel:
     config.params_dtype = dtype
     config.pipeline_dtype = dtype
@@ -188,19 +197,20 @@ def _model(
         config,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
+        head=case.head,
     ).to(dtype)
-    load_whole(model, from_original(state, sizes["num_attention_heads"]))
+    weights = from_original(state, sizes["num_attention_heads"])
+    load_whole(model, {**weights, **tasks.head_parameters(case.tensors)})
     return model
 
 
-def _batch(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    names = ("input_ids", "position_ids", "attention_mask", "labels", "loss_mask")
-    return {n: inputs[n].to(dtype) if n == "loss_mask" else inputs[n] for n in names}
-
-
 def _original(case: Case, gradients: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
-    prefix = "distill."
-    own = {n: g for n, g in gradients.items() if n.startswith(prefix)}
-    model = {n: g for n, g in gradients.items() if n not in own}
-    renamed = {case.original_parameter(n.removeprefix(prefix)): g for n, g in own.items()}
+    prefix, renamed, model = "distill.", {}, {}
+    for name, gradient in gradients.items():
+        if name.startswith(prefix):
+            renamed[case.original_parameter(name.removeprefix(prefix))] = gradient
+        elif (of_head := tasks.original_head_name(name)) is not None:
+            renamed[of_head] = gradient
+        else:
+            model[name] = gradient
     return {**to_original(model, heads), **renamed}

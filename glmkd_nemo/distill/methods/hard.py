@@ -1,4 +1,4 @@
-"""Hard labels: GLM's own training loss as a term (arXiv 2103.10360, section 2.1)."""
+"""Hard labels: GLM's own training loss as a term (arXiv 2103.10360, sections 2.1 and 2.3)."""
 
 from __future__ import annotations
 
@@ -6,29 +6,47 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from glmkd_nemo.distill.class_losses import check_of, hard_classes, task_of
 from glmkd_nemo.distill.losses import hard_label
-from glmkd_nemo.distill.method import Batch, Method, Part, StepContext, Taps
+from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
 
-LOGITS = ("logits", None)
+LOGITS, CLASSES = ("logits", None), ("classes", None)
 
 
 @dataclass
 class HardConfig:
-    """No options."""
+    """Options of the hard labels.
+
+    Attributes:
+        of: ``tokens`` (the mean over the tokens to be predicted) or ``classes`` (the answers of a
+            task head, the mean over the examples; those that only pad have the logit -10000).
+    """
+
+    of: str = "tokens"
 
 
 class Hard(Method):
-    """Cross-entropy with the labels, the mean over the tokens to be predicted."""
+    """Cross-entropy with the labels."""
 
     Config = HardConfig
     needs_teacher = False
 
+    def __init__(self, config: HardConfig, student: ModelShape, teacher: ModelShape | None) -> None:
+        super().__init__(config, student, teacher)
+        check_of("hard", config.of)
+
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``hard``."""
-        return [Part("hard", self._loss, student=(LOGITS,), prediction=True)]
+        if self.config.of == "classes":
+            return [Part("hard", self._classes, student=(CLASSES,), prediction=True)]
+        return [Part("hard", self._tokens, student=(LOGITS,), prediction=True)]
 
-    def _loss(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+    def _tokens(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         return hard_label(student[LOGITS], batch.labels, batch.target)
+
+    def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        task = task_of(batch)
+        return hard_classes(student[CLASSES], task.label, task.choice_mask)
 
 
 METHOD = Hard

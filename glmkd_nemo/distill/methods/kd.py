@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from glmkd_nemo.distill import losses
+from glmkd_nemo.distill.class_losses import check_of, soft_classes, task_of
 from glmkd_nemo.distill.method import MASKS, Batch, Method, ModelShape, Part, StepContext, Taps
 
-LOGITS = ("logits", None)
+LOGITS, CLASSES = ("logits", None), ("classes", None)
 
 
 @dataclass
@@ -27,11 +28,14 @@ class KDConfig:
         mask: positions that count: ``target`` (to be predicted), ``pad_labels`` or
             ``pad_positions`` (all but padding, told by labels or by position ids), ``none`` (all).
             A mask multiplies logits and the mean runs over all positions, as in GLMKD.
+        of: ``tokens``, or ``classes`` (a task head's answers, to which no mask of positions
+            applies; answers that only pad are left out, where GLMKD lets them in).
     """
 
     loss: str = "kl"
     temperature: float = 10.0
     mask: str = "target"
+    of: str = "tokens"
 
 
 class KD(Method):
@@ -47,16 +51,23 @@ class KD(Method):
             raise ValueError(f"kd: temperature {config.temperature} must be above 0.")
         if config.mask not in MASKS:
             raise ValueError(f"kd: mask {config.mask!r} is unknown: {', '.join(MASKS)}.")
+        check_of("kd", config.of)
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``soft``."""
-        return [Part("soft", self._loss, (LOGITS,), (LOGITS,), prediction=True)]
+        if self.config.of == "classes":
+            return [Part("soft", self._classes, (CLASSES,), (CLASSES,), prediction=True)]
+        return [Part("soft", self._tokens, (LOGITS,), (LOGITS,), prediction=True)]
 
-    def _loss(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+    def _tokens(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         mask = batch.mask(self.config.mask)
         return losses.prediction(
             self.config.loss, student[LOGITS], teacher[LOGITS], mask, self.config.temperature
         )
+
+    def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        c, mask = self.config, task_of(batch).choice_mask
+        return soft_classes(c.loss, student[CLASSES], teacher[CLASSES], mask, c.temperature)
 
 
 METHOD = KD

@@ -1,0 +1,111 @@
+"""What is compared: the recipes of ``conf/method`` and ``conf/aggregator``, found by listing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmkd_nemo.compare.settings import CONF
+from glmkd_nemo.distill.hint import did_you_mean
+
+GROUPS = ("method", "aggregator")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe: a file ``conf/<group>/<name>.yaml``; aggregators have several teachers."""
+
+    group: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Name of its stage."""
+        return self.name if self.group == "method" else f"teachers_{self.name}"
+
+    @property
+    def label(self) -> str:
+        """What the reader sees."""
+        return self.name if self.group == "method" else f"{self.name} (2 teachers)"
+
+
+def entries(names: list[str], conf: Path = CONF) -> list[Entry]:
+    """The recipes called `names`, or all: methods first.
+
+    Raises:
+        ValueError: a name that no recipe has, with the nearest one.
+    """
+    there_are = [
+        Entry(group, path.stem)
+        for group in GROUPS
+        for path in sorted((conf / group).glob("*.yaml"))
+    ]
+    known = {entry.name for entry in there_are}
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"no recipe is called {name!r}; there are {sorted(known)}.{hint}")
+    return [entry for entry in there_are if not names or entry.name in names]
+
+
+def read(
+    entry: Entry,
+    options: Mapping[str, Mapping[str, Any]],
+    student: tuple[int, ...],
+    teachers: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """The section ``model.distill`` of a recipe, and whether it learns predictions.
+
+    Heavy imports: to be run in a child (see :mod:`glmkd_nemo.demo.process`).
+
+    Args:
+        entry: which one.
+        options: changed options, by method.
+        student, teachers: layers, width, heads, vocabulary; the teachers' by name.
+
+    Returns:
+        ``distill`` (plain values) and ``predicts``.
+
+    Raises:
+        ValueError: the recipe does not fit these models.
+    """
+    from hydra import compose, initialize_config_dir
+    from nemo.core.config import hydra_runner  # noqa: F401  (registers the resolvers of conf/)
+    from omegaconf import OmegaConf
+
+    group_is_listed = entry.group in (CONF / "pretrain.yaml").read_text(encoding="utf-8")
+    choice = f"{'' if group_is_listed else '+'}{entry.group}={entry.name}"
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("pretrain", overrides=[choice])
+    distill: Any = OmegaConf.to_container(config.model.distill, resolve=True)
+    for term in distill["terms"].values():
+        term.update(options.get(term["method"], {}))
+    predicts = entry.group != "method" or _predicts(distill["terms"], student, teachers)
+    return {"distill": distill, "predicts": predicts}
+
+
+def _predicts(
+    terms: Mapping[str, Mapping[str, Any]],
+    student: tuple[int, ...],
+    teachers: Mapping[str, tuple[int, ...]],
+) -> bool:
+    from glmkd_nemo.distill.method import ModelShape
+    from glmkd_nemo.distill.objective import Objective, term_from_dict
+
+    shapes = {name: ModelShape(*sizes) for name, sizes in teachers.items()}
+    built = {name: term_from_dict(name, term, shapes) for name, term in terms.items()}
+    objective = Objective(built, ModelShape(*student), shapes)
+    return any(planned.part.prediction for planned in objective.possible_parts())
+
+
+def in_two_stages(
+    terms: Mapping[str, Mapping[str, Any]], share: float, later: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """`terms` for the first `share` of training, then the terms `later`."""
+    first = {"kind": "stage", "begin": 0.0, "until": share}
+    second = {"kind": "stage", "begin": share, "until": 1.0}
+    before = {name: {"schedule": first, **term} for name, term in terms.items()}
+    after = {f"then_{name}": {**term, "schedule": second} for name, term in later.items()}
+    return {**before, **after}

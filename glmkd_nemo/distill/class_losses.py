@@ -1,0 +1,104 @@
+"""Losses on a task head's logits ``[b, c]``, which every tensor-parallel rank has whole.
+
+Soft losses are computed in float64: it costs nothing at this size, and at high temperatures the
+divergence of two answers is thousands of times smaller than either one's entropy.
+
+Where examples have fewer answers than the batch has columns, the others only pad: they are left out
+of the soft losses altogether (GLMKD lets them in), and cannot win in the hard one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glmkd_nemo.distill.losses import KINDS, at_least_fp32
+from glmkd_nemo.distill.method import Batch, TaskBatch
+from glmkd_nemo.distill.taps import Tap, as_tap
+
+OF = ("tokens", "classes")
+PADDED_CHOICE = -10000.0  # GLM's constant for the logits of answers that only pad
+
+
+def check_of(method: str, of: str) -> None:
+    """Checks the option ``of``: which predictions a term compares.
+
+    Raises:
+        ValueError: neither ``tokens`` nor ``classes``.
+    """
+    if of not in OF:
+        raise ValueError(f"{method}: of {of!r} is unknown: {', '.join(OF)}.")
+
+
+def task_of(batch: Batch) -> TaskBatch:
+    """The task's part of a batch.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if batch.task is None:
+        raise ValueError("a term with of=classes needs the batches of a task: set of=tokens.")
+    return batch.task
+
+
+def soft_classes(
+    kind: str,
+    student: Tap | Tensor,
+    teacher: Tap | Tensor,
+    choice_mask: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """A soft-label loss over the answers of each example.
+
+    Args:
+        kind: ``"kl"`` (times T^2, arXiv 1503.02531), ``"ce"`` (without that factor, as in GLMKD)
+            or ``"mse"`` (of the logits, without temperature, the mean over the answers).
+        student, teacher: logits ``[b, c]``.
+        choice_mask: ``[b, c]``, 0 for answers that only pad.
+        temperature: T.
+
+    Returns:
+        ``[b]``; 0 for an example without any answer.
+
+    Raises:
+        ValueError: another kind.
+    """
+    dtype = at_least_fp32(as_tap(student).value).dtype
+    s, t = (as_tap(x).value.double() for x in (student, teacher))
+    real = torch.ones_like(s, dtype=torch.bool) if choice_mask is None else choice_mask.bool()
+    if kind == "mse":
+        error = (s - t).square().masked_fill(~real, 0.0)
+        return (error.sum(-1) / real.sum(-1).clamp(min=1)).to(dtype)
+    if kind not in KINDS:
+        raise ValueError(f"soft loss {kind!r} is unknown: {', '.join(KINDS)}.")
+    log_p, log_q = (_log_softmax(x / temperature, real) for x in (t, s))
+    p = log_p.exp() * real
+    if kind == "ce":
+        return -(p * log_q).sum(-1).to(dtype)
+    return ((p * (log_p - log_q)).sum(-1) * temperature**2).to(dtype)
+
+
+def hard_classes(student: Tap | Tensor, label: Tensor, choice_mask: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the right answers; logits of answers that only pad are -10000.
+
+    Args:
+        student: logits ``[b, c]``.
+        label: ``[b]``, index of the right answer.
+        choice_mask: ``[b, c]``, 0 for answers that only pad.
+
+    Returns:
+        ``[b]``.
+    """
+    x = at_least_fp32(as_tap(student).value)
+    if choice_mask is not None:
+        x = x.masked_fill(~choice_mask.bool(), PADDED_CHOICE)
+    return F.cross_entropy(x, label, reduction="none")
+
+
+def _log_softmax(x: Tensor, real: Tensor) -> Tensor:
+    """Over real entries; 0 at the others, so that no infinity meets a gradient."""
+    x = x.masked_fill(~real, -math.inf).masked_fill(~real.any(-1, keepdim=True), 0.0)
+    return x.log_softmax(-1).masked_fill(~real, 0.0)
