@@ -127,10 +127,12 @@ class GLMDistillModelPT(GLMModelPT):
         )
         size = int(self.cfg.micro_batch_size)
         micro = schedule.split(batch, size)
+        self.on_schedule_start(len(micro), forward_only)
         values = run_passes(
             self.step, context, micro, self.chunks, self.schedule_seq_length(), size
         )
         self._part_values = {name: value.float() for name, value in values.items()}
+        self.on_schedule_end(len(micro), forward_only)
         return []
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
