@@ -111,9 +111,15 @@ class TeacherSection:
 
 @dataclass
 class DistillSection:
-    """What is learnt from teachers; each term's keys are those of its ``method``."""
+    """What is learnt from teachers; each term's keys are those of its ``method``.
+
+    Attributes:
+        terms: by name.
+        aggregator: ``name`` of what combines several teachers, and its options.
+    """
 
     terms: dict[str, Any] = field(default_factory=dict)
+    aggregator: dict[str, Any] | None = None
 
 
 @dataclass

@@ -175,14 +175,21 @@ class Method(nn.Module):
         needs_teacher: whether its term names a teacher.
         views: how many times the sequences of a micro-batch stand one after the other in the batch
             that the models see (``[views * b, s]``), so that one pass gives several forwards.
+        shared: names of submodules that the instances of one term for several teachers have in
+            common.
+
+    Attributes:
         passes: how many times a step goes over its micro-batches; only the gradients and losses of
             the last pass count.
+        place: number of this instance's teacher among those of its term, and their count.
     """
 
     Config: ClassVar[type]
     needs_teacher: ClassVar[bool] = True
     views: ClassVar[int] = 1
+    shared: ClassVar[tuple[str, ...]] = ()
     passes: int = 1
+    place: tuple[int, int] = (0, 1)
 
     def __init__(self, config: Any, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__()

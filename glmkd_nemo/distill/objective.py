@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from glmkd_nemo.distill import schedules
+from glmkd_nemo.distill.aggregator import Aggregator
+from glmkd_nemo.distill.aggregators import aggregator_from_dict
 from glmkd_nemo.distill.hint import did_you_mean
-from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
+from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext
 from glmkd_nemo.distill.methods import method_class
 from glmkd_nemo.distill.pipeline import replicated_tensors
-from glmkd_nemo.distill.schedules import ScheduleConfig
-from glmkd_nemo.distill.taps import check_keys
+from glmkd_nemo.distill.taps import Edits, check_keys
+from glmkd_nemo.distill.terms import TermConfig, term_from_dict
 
-
-@dataclass
-class TermConfig:
-    """One term of the objective; the options of its method stand beside these keys in YAML.
-
-    Attributes:
-        method: name of a method.
-        weight: factor on the mean of its per-sample values.
-        teacher: name of a teacher, needed where there are several.
-        schedule: how the weight changes during training.
-        options: the method's own configuration.
-    """
-
-    method: str
-    weight: float = 1.0
-    teacher: str | None = None
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    options: Any = None
+__all__ = ["Objective", "TermConfig", "WeightedPart", "term_from_dict"]
 
 
 @dataclass(frozen=True)
@@ -48,59 +33,16 @@ class WeightedPart:
     teacher: str | None
 
 
-def term_from_dict(name: str, node: Mapping[str, Any], teachers: Iterable[str]) -> TermConfig:
-    """Reads one entry of ``distill.terms``.
-
-    Args:
-        name: the entry's key.
-        node: its keys and values.
-        teachers: names of the teachers there are.
-
-    Raises:
-        ValueError: an unknown method, key or teacher, each with the nearest known one.
-    """
-    where = f"distill.terms.{name}"
-    values = dict(node)
-    if "method" not in values:
-        raise ValueError(f"{where} names no method: add `method: kd` or another one.")
-    cls = method_class(values["method"])
-    own = {f.name: f for f in dataclasses.fields(TermConfig) if f.name != "options"}
-    options = {f.name for f in dataclasses.fields(cls.Config)}
-    for key in values:
-        if key not in own and key not in options:
-            hint = did_you_mean(key, [*own, *options])
-            raise ValueError(f"{where} has no key {key!r} ({values['method']}).{hint}")
-    return TermConfig(
-        method=values["method"],
-        weight=float(values.get("weight", 1.0)),
-        teacher=_teacher_of(where, values.get("teacher"), cls, list(teachers)),
-        schedule=schedules.from_dict(values.get("schedule") or {}),
-        options=cls.Config(**{k: v for k, v in values.items() if k in options}),
-    )
-
-
-def _teacher_of(
-    where: str, named: str | None, cls: type[Method], teachers: list[str]
-) -> str | None:
-    if not cls.needs_teacher:
-        return None
-    if named is None and len(teachers) == 1:
-        return teachers[0]
-    if named not in teachers:
-        there_are = ", ".join(teachers) or "none: set model.teachers.t0.restore_from_path=x.nemo"
-        asked = "names no teacher" if named is None else f"asks for teacher {named!r}"
-        raise ValueError(f"{where} {asked}; there are {there_are}.")
-    return named
-
-
 class Objective(nn.Module):
-    """All terms. Its parameters are those of the methods (projections).
+    """All terms. Its parameters are those of the methods (projections) and of the aggregator.
 
     Args:
-        terms: by name.
+        terms: by name. With an aggregator, a term whose method needs a teacher and that names none
+            becomes one term for each teacher, called ``term@teacher``.
         student: sizes of the student.
         teachers: sizes of the teachers, by name.
         seed: initialises the methods' parameters, alike on all ranks.
+        aggregator: ``distill.aggregator``: name and options of what combines several teachers.
 
     Raises:
         ValueError: no term at all, or a method that does not fit these models.
@@ -112,18 +54,45 @@ class Objective(nn.Module):
         student: ModelShape,
         teachers: Mapping[str, ModelShape],
         seed: int = 0,
+        aggregator: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not terms:
             raise ValueError("distill.terms is empty: choose a method, for instance method=kd.")
-        self.terms = dict(terms)
         self.teachers = dict(teachers)
         self.student = student
+        self.terms = _expanded(terms, list(teachers))
+        self.aggregator: Aggregator | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.methods = nn.ModuleDict({n: self._build(t) for n, t in self.terms.items()})
+            if aggregator is not None:
+                shapes = list(self.teachers.values())
+                self.aggregator = aggregator_from_dict(aggregator, student, shapes)
+        self._tell_expanded_apart()
+        self._check()
+
+    def _build(self, term: TermConfig) -> Method:
+        teacher = self.teachers[term.teacher] if term.teacher is not None else None
+        return method_class(term.method)(term.options, self.student, teacher)
+
+    def _tell_expanded_apart(self) -> None:
+        """Methods of one term for several teachers learn their place, and share what they say."""
+        for name in self.terms:
+            siblings = self._instances(base_of(name))
+            method = self._method(name)
+            method.place = siblings.index(method), len(siblings)
+            for shared in method.shared:
+                setattr(method, shared, getattr(siblings[0], shared))
+
+    def _check(self) -> None:
+        bases = {base_of(name) for name in self.terms}
+        for name, term in self.terms.items():
+            if term.after is not None and term.after not in bases:
+                hint = did_you_mean(term.after, bases)
+                raise ValueError(f"distill.terms.{name} waits for {term.after!r}, no term.{hint}")
         for planned in self.possible_parts():
-            check_keys(planned.part.student, student.layers)
+            check_keys(planned.part.student, self.student.layers)
             if planned.teacher is not None:
                 check_keys(planned.part.teacher, self.teachers[planned.teacher].layers)
 
@@ -134,21 +103,41 @@ class Objective(nn.Module):
         return {}
 
     def replicated_state(self, prefix: str) -> dict[str, Any]:
-        """Parameters as sharded tensors; every rank has them all, and one of them writes."""
-        return replicated_tensors(dict(self.named_parameters()), prefix)
+        """Parameters and buffers as sharded tensors; every rank has them all, one writes them."""
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return replicated_tensors(own, prefix)
 
-    def _build(self, term: TermConfig) -> Method:
-        teacher = self.teachers[term.teacher] if term.teacher is not None else None
-        return method_class(term.method)(term.options, self.student, teacher)
+    @property
+    def views(self) -> int:
+        """How many times the sequences of a micro-batch are stacked, see ``Method.views``."""
+        return max(self._method(name).views for name in self.terms)
+
+    @property
+    def batch_factor(self) -> int:
+        """How many times larger a micro-batch is inside the models than outside."""
+        return self.views
+
+    def views_of(self, batch: Batch, context: StepContext) -> list[Batch]:
+        """The views of a micro-batch, to be stacked for one forward pass."""
+        return [batch] * self.views
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the aggregator's own losses."""
+        own = () if self.aggregator is None else self.aggregator.extras
+        return [f"aggregator/{name}" for name in own]
+
+    @property
+    def passes(self) -> int:
+        """How many times a step goes over its micro-batches, see ``Method.passes``."""
+        return max(self._method(name).passes for name in self.terms)
 
     def parts(self, context: StepContext) -> list[WeightedPart]:
         """The parts of this step with their weights; terms whose weight is 0 now are left out."""
         found: list[WeightedPart] = []
-        for name, term in self.terms.items():
-            weight = term.weight * schedules.factor(term.schedule, context.progress)
-            if weight != 0.0:
-                found += self._named(name, weight, self._method(name).parts(context))
-        if not found:
+        for name, weight in self._active(context).items():
+            found += self._named(name, weight, self._method(name).parts(context))
+        if not found and not self.replacements(context):
             raise ValueError(
                 f"no term is active at {context.progress:.1%} of training: let the schedules of "
                 "distill.terms cover it."
@@ -163,6 +152,57 @@ class Objective(nn.Module):
             for planned in self._named(name, term.weight, self._method(name).possible_parts())
         ]
 
+    def edits(self, context: StepContext, batch: Batch) -> tuple[Edits, dict[str, Edits]]:
+        """Edits of the student, and of the teachers by name, for one micro-batch."""
+        student: dict[Any, Any] = {}
+        teachers: dict[str, Edits] = {}
+        for name in self._active(context):
+            mine, theirs = self._method(name).edits(context, batch)
+            student |= mine  # those of one term for several teachers are the same
+            teacher = self.terms[name].teacher
+            if theirs and teacher is not None:
+                teachers[teacher] = {**teachers.get(teacher, {}), **theirs}
+        return student, teachers
+
+    def replacements(self, context: StepContext) -> dict[int, tuple[str, range]]:
+        """Student layers in whose place a teacher's layers run in this step."""
+        found = {}
+        for name in self._active(context):
+            teacher = self.terms[name].teacher
+            if teacher is not None:
+                pairs = self._method(name).replacements(context)
+                found.update({layer: (teacher, layers) for layer, layers in pairs.items()})
+        return found
+
+    def possible_replacements(self) -> dict[str, dict[int, range]]:
+        """All that may ever be replaced, by teacher."""
+        found: dict[str, dict[int, range]] = {}
+        for name, term in self.terms.items():
+            if term.teacher is not None:
+                pairs = self._method(name).possible_replacements()
+                found.setdefault(term.teacher, {}).update(pairs)
+        return {teacher: pairs for teacher, pairs in found.items() if pairs}
+
+    def observe(self, context: StepContext, values: Mapping[str, float]) -> None:
+        """Hands the parts' values of a finished step to the methods, under the parts' own names."""
+        for name in self.terms:
+            prefix = f"{name}/"
+            own = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+            self._method(name).observe(context, own)
+
+    def _active(self, context: StepContext) -> dict[str, float]:
+        """Weights of the terms that count in this step."""
+        found = {}
+        for name, term in self.terms.items():
+            weight = term.weight * schedules.factor(term.schedule, context.progress)
+            first = [] if term.after is None else self._instances(term.after)
+            if weight != 0.0 and all(method.done(context) for method in first):
+                found[name] = weight
+        return found
+
+    def _instances(self, base: str) -> list[Method]:
+        return [self._method(name) for name in self.terms if base_of(name) == base]
+
     def _method(self, name: str) -> Method:
         method = self.methods[name]
         assert isinstance(method, Method)
@@ -171,3 +211,18 @@ class Objective(nn.Module):
     def _named(self, name: str, weight: float, parts: list[Part]) -> list[WeightedPart]:
         teacher = self.terms[name].teacher
         return [WeightedPart(f"{name}/{p.name}", weight * p.weight, p, teacher) for p in parts]
+
+
+def base_of(name: str) -> str:
+    """The term's name in the configuration: ``rail_kd`` for ``rail_kd@t0``."""
+    return name.partition("@")[0]
+
+
+def _expanded(terms: Mapping[str, TermConfig], teachers: list[str]) -> dict[str, TermConfig]:
+    found: dict[str, TermConfig] = {}
+    for name, term in terms.items():
+        if term.teacher is None and method_class(term.method).needs_teacher:
+            found |= {f"{name}@{t}": dataclasses.replace(term, teacher=t) for t in teachers}
+        else:
+            found[name] = term
+    return found

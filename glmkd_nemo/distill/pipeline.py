@@ -1,8 +1,8 @@
-"""Pipeline parallelism of distillation: the teacher's own messages, and losses of inner stages."""
+"""Pipeline parallelism of distillation: what travels, and losses of inner stages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,54 +13,6 @@ from torch import Tensor
 
 from glmkd_nemo.distill.taps import DERIVED, SHARDING, Tap, TapKey
 from glmkd_nemo.models.config import GLMConfig
-
-
-class Links:
-    """Point-to-point messages between pipeline stages, apart from the student's.
-
-    Each directed pair of stages has a communicator of its own, on which messages keep their order;
-    sends are never waited for inside a step. So no order of forwards and backwards that
-    Megatron-Core chooses can block them, and the student's backward messages carry its own
-    gradients only.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
-        mine = dist.get_process_group_ranks(parallel_state.get_pipeline_model_parallel_group())
-        self._ranks = mine
-        self.stage = parallel_state.get_pipeline_model_parallel_rank()
-        self._groups: dict[tuple[int, int], Any] = {}
-        pairs = sorted(set(pairs))
-        for ranks in _all_pipelines(mine) if pairs else []:
-            for i, j in pairs:  # every process has to take part in making every group
-                group = dist.new_group([ranks[i], ranks[j]])
-                if ranks == mine and self.stage in (i, j):
-                    self._groups[i, j] = group
-        self._in_flight: list[tuple[Tensor, Any]] = []
-
-    def send(self, x: Tensor, to: int) -> None:
-        """Starts sending to a later stage."""
-        x = x.detach().contiguous()
-        work = dist.isend(x, self._ranks[to], group=self._groups[self.stage, to])
-        self._in_flight.append((x, work))
-
-    def receive(self, shape: Sequence[int], dtype: torch.dtype, source: int) -> Tensor:
-        """Waits for the next message of an earlier stage."""
-        x = torch.empty(*shape, dtype=dtype, device=torch.cuda.current_device())
-        dist.recv(x, self._ranks[source], group=self._groups[source, self.stage])
-        return x
-
-    def flush(self) -> None:
-        """Waits until all messages have left; called after the schedule."""
-        for _, work in self._in_flight:
-            work.wait()
-        self._in_flight.clear()
-
-
-def _all_pipelines(mine: list[int]) -> list[list[int]]:
-    """Global ranks of every pipeline of the job, in one order on all ranks."""
-    found: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(found, mine)
-    return sorted({tuple(ranks): ranks for ranks in found}.values())
 
 
 def activation_shape(config: GLMConfig, batch: int, sequence: int) -> tuple[int, int, int]:
@@ -79,6 +31,13 @@ def tap_shape(key: TapKey, config: GLMConfig, batch: int, sequence: int) -> tupl
     if SHARDING[key[0]] is not None:
         return batch, heads, sequence, config.hidden_size // config.num_attention_heads
     return batch, sequence, config.hidden_size
+
+
+def tap_dtype(key: TapKey, config: GLMConfig) -> torch.dtype:
+    """Type of a tap: the model's, but attention after the softmax is at least fp32."""
+    if key[0] == "probs":
+        return torch.promote_types(config.params_dtype, torch.float32)
+    return config.params_dtype
 
 
 def received_tap(key: TapKey, value: Tensor) -> Tap:
@@ -113,9 +72,14 @@ def attach(activation: Tensor, loss: Tensor, scale: Callable[[], float]) -> Tens
         scale: what the schedule multiplies its own loss with (loss scale / micro-batches), asked
             for in the backward.
     """
-    tied = _Attach.apply(activation, loss, scale)
-    # the schedule frees outputs that it has sent and refuses views
-    return make_viewless_tensor(tied, requires_grad=True, keep_graph=True)
+    return viewless(_Attach.apply(activation, loss, scale))
+
+
+def viewless(activation: Tensor) -> Tensor:
+    """The same tensor, no view: the schedule frees outputs that it has sent and refuses views."""
+    if not activation.requires_grad:
+        return activation
+    return make_viewless_tensor(activation, requires_grad=True, keep_graph=True)
 
 
 def sum_over_stages(module: torch.nn.Module) -> None:

@@ -3,28 +3,34 @@
 ``DistillationStep`` is Megatron-Core's ``forward_step_func``; the schedule calls it once per
 micro-batch and pipeline stage. On each stage:
 
-1. every teacher runs this stage's layers, forward only, with messages of its own (``pipeline.py``);
-2. the student runs, its wanted tensors tapped;
-3. the parts whose student tensors live here are computed. The last stage returns their sum as the
-   loss; an inner stage attaches it to its activation, so that the student's one backward pass
-   through the schedule carries all gradients.
+1. every teacher runs this stage's layers, forward only, with messages of its own (``links.py``);
+2. the student runs, its wanted tensors tapped; those that a later stage needs are given to it;
+3. the parts at home here are computed. The last stage returns their sum as the loss; an inner
+   stage attaches it to its activation, so that the student's one backward pass through the
+   schedule carries all gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
+from glmkd_nemo.distill.aggregator import Weights
+from glmkd_nemo.distill.board import Board
+from glmkd_nemo.distill.combine import Valued, combined
 from glmkd_nemo.distill.method import Batch, StepContext, batch_of
-from glmkd_nemo.distill.objective import Objective, WeightedPart
-from glmkd_nemo.distill.pipeline import Links, activation_shape, attach, received_tap, tap_shape
-from glmkd_nemo.distill.placement import home_of, stage_of
+from glmkd_nemo.distill.objective import Objective
+from glmkd_nemo.distill.pipeline import attach
+from glmkd_nemo.distill.routes import Routes
+from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.taps import TapKey, record
-from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.distill.teachers import Teacher, TeacherLane
+from glmkd_nemo.distill.views import Views, stacked
 from glmkd_nemo.models.config import GLMConfig
 
 
@@ -42,23 +48,23 @@ class DistillationStep:
     ) -> None:
         self.config, self.objective, self.teachers = config, objective, dict(teachers)
         self.stage = parallel_state.get_pipeline_model_parallel_rank()
-        self.stages = parallel_state.get_pipeline_model_parallel_world_size()
-        self.links = Links(self._pairs())
-        self._parts: list[WeightedPart] = []
-        self._values: dict[str, Tensor] = {}
+        self.last = parallel_state.get_pipeline_model_parallel_world_size() - 1
+        self.routes = Routes(config, objective, bool(teachers))
+        self.lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
         self._scale: Callable[[], float] = lambda: 1.0
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        """Directed pairs of stages between which teachers' tensors can travel."""
-        if not self.teachers:
-            return []
-        pairs = [(k, k + 1) for k in range(self.stages - 1)]
-        return pairs + [(i, j) for i in range(self.stages) for j in range(i + 2, self.stages)]
+    @property
+    def batch_factor(self) -> int:
+        """How many times larger a micro-batch is inside the models than outside."""
+        return self.objective.batch_factor
 
     def start(self, context: StepContext, num_microbatches: int) -> None:
-        """Prepares an optimizer step: the parts of this step and the scale of attached losses."""
-        self._parts = self.objective.parts(context)
-        self._values = {}
+        """Prepares a pass over the micro-batches of an optimizer step."""
+        self._context, self._num_microbatches, self._seen = context, num_microbatches, 0
+        parts = self.objective.parts(context)
+        self.routes.plan(parts)
+        self._board = Board([p.name for p in parts], self.objective.extras)
+        self._stand_ins = self.objective.replacements(context)
         grad_scale = self.config.grad_scale_func
 
         def scale() -> float:
@@ -67,99 +73,117 @@ class DistillationStep:
             return float(scaled) / num_microbatches
 
         self._scale = scale
-        self._num_microbatches = num_microbatches
 
-    def __call__(self, data_iterator: Iterator[Mapping[str, Tensor]], model: nn.Module) -> Any:
+    def __call__(self, data_iterator: Iterator[Mapping[str, Any]], model: nn.Module) -> Any:
         """Megatron-Core's ``forward_step_func``: the stage's output, and the loss function."""
-        batch = batch_of(next(data_iterator))
-        mine = [p for p in self._parts if home_of(p, self.config.split) == self.stage]
-        taps_of = self._run_teachers(batch)
-        want = {key for planned in mine for key in planned.part.student}
-        with record(want, self.config.sequence_parallel) as student_taps:
+        context = self._next_micro_batch()
+        batches = self.objective.views_of(batch_of(next(data_iterator)), context)
+        whole = stacked(batches)
+        sizes = [len(batch.input_ids) for batch in batches]
+        edits, teacher_edits = self.objective.edits(context, batches[0])
+        taps_of = {None: Views({}, sizes)} | {
+            name: Views(lane.run(whole, teacher_edits.get(name, {})), sizes)
+            for name, lane in self.lanes.items()
+        }
+        with (
+            standing_in(model, self._stand_ins, self.teachers),
+            record(self.routes.student_want, self.config.sequence_parallel, edits) as taps,
+        ):
             output = model(
-                batch.input_ids,
-                batch.position_ids,
-                batch.attention_mask,
+                whole.input_ids,
+                whole.position_ids,
+                whole.attention_mask,
                 materialize=False,
-                task=batch.task,
+                task=whole.task,
             )
-        loss = self._loss(mine, student_taps, taps_of, batch)
-        if self.stage < self.stages - 1:
-            output = output if loss is None else attach(output, loss, self._scale)
-            return output, lambda x: (x, {})
+        taken = self.routes.take_taps(whole)
+        student = Views({**taps, **taken}, sizes)
+        values = self._values(student, taps_of, batches)
+        if self.stage < self.last:
+            return self._inner(output, taps, values, list(taken.values()), context)
+        values += (from_before := self.routes.take_values(sizes))
+        loss = combined(values, self._weights(student, taps_of, batches[0], context), self._order)
         if loss is None:  # all terms of this step live on other stages
             loss = output.all().sum() * 0.0
-        return loss, lambda x: (x, {})
+        self._board.add("loss", loss)
+        taken_here = [tap.value for tap in taken.values()] + [value for _, value in from_before]
+        return self.routes.tied(loss, taken_here), lambda x: (x, {})
 
-    def _loss(
-        self,
-        mine: list[WeightedPart],
-        student_taps: Mapping[TapKey, Any],
-        taps_of: Mapping[str | None, Mapping[TapKey, Any]],
-        batch: Batch,
-    ) -> Tensor | None:
-        total = None
-        for planned in mine:
-            value = planned.part.loss(student_taps, taps_of[planned.teacher], batch).mean()
-            seen = self._values.get(planned.name)
-            self._values[planned.name] = value.detach() + (0.0 if seen is None else seen)
-            weighted = planned.weight * value
-            total = weighted if total is None else total + weighted
-        return total
+    def _next_micro_batch(self) -> StepContext:
+        rank = parallel_state.get_data_parallel_rank()
+        number = rank * self._num_microbatches + self._seen
+        self._seen += 1
+        return replace(self._context, micro_batch=number)
 
-    def _run_teachers(self, batch: Batch) -> dict[str | None, Mapping[TapKey, Any]]:
-        found: dict[str | None, Mapping[TapKey, Any]] = {None: {}}
-        for name, teacher in self.teachers.items():
-            parts = [p for p in self._parts if p.teacher == name]
-            if parts:  # a teacher that no term asks for in this step does not run
-                found[name] = self._run_teacher(teacher, parts, batch)
+    @property
+    def _order(self) -> list[str]:
+        return list(self.objective.teachers)
+
+    def _values(
+        self, student: Views, taps_of: Mapping[str | None, Views], batches: list[Batch]
+    ) -> list[Valued]:
+        """Values ``[b]`` of the parts at home on this stage."""
+        found = []
+        for planned in self.routes.mine:
+            view = planned.part.view
+            mine, theirs = student[view], taps_of[planned.teacher][view]
+            if self.objective.aggregator is not None and planned.teacher is not None:
+                index = self._order.index(planned.teacher)
+                mine, theirs = self.objective.aggregator.project(index, mine, theirs)
+            value = planned.part.loss(mine, theirs, batches[view])
+            self._board.add(planned.name, value.mean())
+            found.append((planned, value))
         return found
 
-    def _run_teacher(
-        self, teacher: Teacher, parts: list[WeightedPart], batch: Batch
-    ) -> dict[TapKey, Any]:
-        """This stage of a teacher: its taps, and those that earlier stages send here."""
-        split = teacher.config.split
-        b, s = batch.input_ids.shape
-        dtype = teacher.config.params_dtype
-        needs = {
-            (stage_of(key, split), home_of(planned, self.config.split), key)
-            for planned in parts
-            for key in planned.part.teacher
-        }
-        received = None
-        if self.stage > 0:
-            shape = activation_shape(teacher.config, b, s)
-            received = self.links.receive(shape, dtype, self.stage - 1)
-        want = {key for source, _, key in needs if source == self.stage}
-        output, taps = teacher.forward(batch, want, received)
-        if self.stage < self.stages - 1:
-            self.links.send(output, self.stage + 1)
-        routes = sorted((n for n in needs if n[0] != n[1]), key=str)
-        for source, home, key in routes:
-            if source == self.stage:
-                self.links.send(taps[key].value, home)
-        for source, home, key in routes:
-            if home == self.stage:
-                value = self.links.receive(tap_shape(key, teacher.config, b, s), dtype, source)
-                taps[key] = received_tap(key, value)
-        return taps
+    def _inner(
+        self,
+        output: Tensor,
+        taps: Mapping[TapKey, Any],
+        values: list[Valued],
+        taken: list[Any],
+        context: StepContext,
+    ) -> Any:
+        """Output of a stage before the last: losses attached, tensors given to later stages."""
+        here = [(p, v) for p, v in values if not self.routes.travels(p)]
+        loss = combined(here, self._fixed_weights(context), self._order)
+        if loss is not None:
+            self._board.add("loss", loss)
+            output = attach(output, loss, self._scale)
+        output = self.routes.tied(output, [tap.value for tap in taken])
+        output = self.routes.give(output, taps, [v for p, v in values if self.routes.travels(p)])
+        return output, lambda x: (x, {})
+
+    def _fixed_weights(self, context: StepContext) -> Weights | None:
+        aggregator = self.objective.aggregator
+        if aggregator is None:
+            return None
+        factors = aggregator.intermediate(context) if aggregator.fixed_intermediate else ()
+        return Weights(factors, factors)
+
+    def _weights(
+        self,
+        student: Views,
+        taps_of: Mapping[str | None, Views],
+        batch: Batch,
+        context: StepContext,
+    ) -> Weights | None:
+        if self.objective.aggregator is None:
+            return None
+        teachers = [taps_of[name][0] for name in self._order]
+        weights = self.objective.aggregator.weights(student[0], teachers, batch, context)
+        for name, loss in weights.extra.items():
+            self._board.add(f"aggregator/{name}", loss.mean())
+        return weights
 
     def finish(self) -> dict[str, Tensor]:
-        """Ends an optimizer step.
+        """Ends a pass; after the last one of a step the methods observe its values.
 
         Returns:
             Unweighted value of each part, averaged over micro-batches and data-parallel ranks and
             collected from all stages, and ``loss``, their weighted sum. The same on all ranks.
         """
-        self.links.flush()
-        zero = torch.zeros((), device=torch.cuda.current_device())
-        values = torch.stack([self._values.get(p.name, zero).double() for p in self._parts])
-        torch.distributed.all_reduce(
-            values, group=parallel_state.get_pipeline_model_parallel_group()
-        )
-        torch.distributed.all_reduce(values, group=parallel_state.get_data_parallel_group())
-        values /= self._num_microbatches * parallel_state.get_data_parallel_world_size()
-        parts = {p.name: v for p, v in zip(self._parts, values, strict=True)}
-        weights = torch.tensor([p.weight for p in self._parts], dtype=values.dtype)
-        return {**parts, "loss": (values * weights.to(values.device)).sum()}
+        self.routes.links.flush()
+        values = self._board.collect(self._num_microbatches)
+        if self._context.forward_pass == self.objective.passes - 1:
+            self.objective.observe(self._context, {n: float(v) for n, v in values.items()})
+        return values

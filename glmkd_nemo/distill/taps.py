@@ -220,6 +220,16 @@ def record(
         raise KeyError(f"never tapped: {sorted(missing, key=str)}")
 
 
+@contextmanager
+def untapped() -> Iterator[None]:
+    """Inside, nothing is recorded or edited."""
+    token = _recorder.set(None)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
+
+
 def recomputed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs ``fn`` without keeping its activations; they are recomputed in the backward.
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.distill.method import Batch, ModelShape
-from glmkd_nemo.distill.taps import TapKey, record
+from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
+from glmkd_nemo.distill.routes import Routes
+from glmkd_nemo.distill.taps import Edits, TapKey, record
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.glm import GLMModel
 
@@ -34,7 +36,11 @@ class Teacher:
 
     @torch.no_grad()
     def forward(
-        self, batch: Batch, want: Collection[TapKey], received: Tensor | None
+        self,
+        batch: Batch,
+        want: Collection[TapKey],
+        received: Tensor | None,
+        edits: Edits | None = None,
     ) -> tuple[Any, dict[TapKey, Any]]:
         """Runs this stage.
 
@@ -42,13 +48,14 @@ class Teacher:
             batch: the micro-batch.
             want: taps of this stage's layers.
             received: activation of the stage before; ``None`` on the first.
+            edits: changes of tensors inside the pass.
 
         Returns:
             What goes to the next stage (on the last: a ``Logits`` handle), and the taps.
         """
         if received is not None:
             self.model.set_input_tensor(received)
-        with record(want, self.config.sequence_parallel) as taps:
+        with record(want, self.config.sequence_parallel, edits) as taps:
             output = self.model(
                 batch.input_ids,
                 batch.position_ids,
@@ -57,3 +64,45 @@ class Teacher:
                 task=batch.task,
             )
         return output, taps
+
+
+class TeacherLane:
+    """A teacher's way through the pipeline, beside the student's: forward only.
+
+    Args:
+        name: of the teacher.
+        teacher: this stage of it.
+        routes: who needs what; its links carry the messages.
+    """
+
+    def __init__(self, name: str, teacher: Teacher, routes: Routes) -> None:
+        self.name, self.teacher, self.routes = name, teacher, routes
+
+    def run(self, batch: Batch, edits: Edits) -> dict[TapKey, Any]:
+        """This stage's taps, and those that earlier stages send here.
+
+        A teacher of which nothing is needed in this step does not run.
+        """
+        routes, config = self.routes, self.teacher.config
+        needs = routes.teacher_needs(self.name, config.split)
+        if not needs:
+            return {}
+        b, s = batch.input_ids.shape
+        received = None
+        if routes.stage > 0:
+            from_before = activation_shape(config, b, s)
+            received = routes.links.receive(from_before, config.params_dtype, routes.stage - 1)
+        want = {key for source, _, key in needs if source == routes.stage}
+        output, taps = self.teacher.forward(batch, want, received, edits)
+        if routes.stage < routes.last:
+            routes.links.send(output, routes.stage + 1)
+        travelling = sorted((n for n in needs if n[0] != n[1]), key=str)
+        for source, home, key in travelling:
+            if source == routes.stage:
+                routes.links.send(taps[key].value, home)
+        for source, home, key in travelling:
+            if home == routes.stage:
+                shape = tap_shape(key, config, b, s)
+                value = routes.links.receive(shape, tap_dtype(key, config), source)
+                taps[key] = received_tap(key, value)
+        return taps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def with_total(step: Callable[..., Any]) -> Callable[..., Any]:
 
 def run(
     step: Callable[..., Any],
-    micro_batches: list[Batch],
+    micro_batches: Sequence[Mapping[str, Any]],
     chunks: list[Any],
     seq_length: int,
     micro_batch_size: int,

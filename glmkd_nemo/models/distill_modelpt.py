@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megatron.core import parallel_state
 from omegaconf import DictConfig, OmegaConf
@@ -14,11 +14,14 @@ from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_ne
 from glmkd_nemo.checkpoint.weights import load_sharded
 from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill.method import ModelShape, StepContext
-from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.distill.objective import Objective
+from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
+from glmkd_nemo.distill.terms import teachers_of, terms_from_dict
+from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
@@ -44,12 +47,10 @@ class GLMDistillModelPT(GLMModelPT):
         super().__init__(cfg, trainer)
         self.step: DistillationStep | None = None
         self._teacher_cfgs = {n: _teacher_cfg(n, t) for n, t in (cfg.get("teachers") or {}).items()}
-        terms = OmegaConf.to_container(cfg.distill.terms, resolve=True)
-        assert isinstance(terms, dict)
+        self._distill = cast(dict[str, Any], OmegaConf.to_container(cfg.distill, resolve=True))
         teachers = [str(name) for name in self._teacher_cfgs]
-        self._terms = {str(n): term_from_dict(str(n), t, teachers) for n, t in terms.items()}
-        used = {term.teacher for term in self._terms.values()}
-        if unused := self._teacher_cfgs.keys() - used:
+        self._terms = terms_from_dict(self._distill, teachers)
+        if unused := self._teacher_cfgs.keys() - teachers_of(self._terms, teachers):
             raise ValueError(
                 f"no term uses the teacher {', '.join(sorted(unused))}: remove it from "
                 "model.teachers, or name it in a term of model.distill.terms."
@@ -60,7 +61,8 @@ class GLMDistillModelPT(GLMModelPT):
         """Builds the student's stage, then loads the teachers'."""
         config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
         shapes = {name: _shape(cfg) for name, cfg in self._teacher_cfgs.items()}
-        objective = Objective(self._terms, shape_of(config), shapes, self.seed)
+        aggregator = self._distill.get("aggregator")
+        objective = Objective(self._terms, shape_of(config), shapes, self.seed, aggregator)
         parts = objective.possible_parts()
         student = GLMModel(
             config,
@@ -72,7 +74,8 @@ class GLMDistillModelPT(GLMModelPT):
         mark_shared(objective)
         teachers = {}
         for name, cfg in self._teacher_cfgs.items():
-            split = place_teacher(name, parts, config.split, cfg.num_layers)
+            beside = objective.possible_replacements().get(name)
+            split = place_teacher(name, parts, config.split, cfg.num_layers, beside)
             teachers[name] = self._load_teacher(name, cfg, split, tapped_layers(parts, name))
         self.step = DistillationStep(config, objective, teachers)
         return student
@@ -111,22 +114,26 @@ class GLMDistillModelPT(GLMModelPT):
         assert self.step is not None
         return self.step(data_iterator, model)
 
-    def on_schedule_start(self, num_microbatches: int, forward_only: bool) -> None:
-        """Tells the step where training stands."""
-        if forward_only or self.step is None:
-            return
+    def run_schedule(self, batch: Batch, step: Any, forward_only: bool) -> list[dict[str, Tensor]]:
+        """In training, all passes of a distillation step over the micro-batches of ``batch``."""
+        if forward_only:
+            return super().run_schedule(batch, step, forward_only)
+        assert self.step is not None
         context = StepContext(
             step=self.trainer.global_step,
             max_steps=self.trainer.max_steps,
             epoch=self.trainer.current_epoch,
             seed=self.seed,
         )
-        self.step.start(context, num_microbatches)
-
-    def on_schedule_end(self, num_microbatches: int, forward_only: bool) -> None:
-        """Collects the values of all parts from all stages."""
-        if not forward_only and self.step is not None:
-            self._part_values = {n: v.float() for n, v in self.step.finish().items()}
+        size = int(self.cfg.micro_batch_size)
+        micro = schedule.split(batch, size)
+        self.on_schedule_start(len(micro), forward_only)
+        values = run_passes(
+            self.step, context, micro, self.chunks, self.schedule_seq_length(), size
+        )
+        self._part_values = {name: value.float() for name, value in values.items()}
+        self.on_schedule_end(len(micro), forward_only)
+        return []
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss parts of the step by ``term/part`` (unweighted), and their weighted sum ``loss``."""

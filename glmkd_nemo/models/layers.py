@@ -9,7 +9,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from glmkd_nemo.distill.taps import recomputed, tap
+from glmkd_nemo.distill.taps import recomputed, tap, untapped
 
 
 class GLMLayer(TransformerLayer):
@@ -17,6 +17,7 @@ class GLMLayer(TransformerLayer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.stand_ins: list[GLMLayer] = []  # layers that run in this one's place
         if not isinstance(self.input_layernorm, IdentityOp):  # not fused into the QKV projection
             self.input_layernorm.register_forward_hook(self._tap_hidden)
 
@@ -35,10 +36,20 @@ class GLMLayer(TransformerLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron-Core's forward, recomputed in the backward where the configuration says so."""
+        if self.stand_ins:
+            return self._stood_in(*args, **kwargs)
         if self._recomputes():
             hidden, context = recomputed(self.compute, *args, **kwargs)
         else:
             hidden, context = self.compute(*args, **kwargs)
+        return tap(hidden, "layer_output", self.layer_number - 1), context
+
+    def _stood_in(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs other layers instead; what they would tap is not this model's."""
+        hidden = kwargs.pop("hidden_states") if "hidden_states" in kwargs else args[0]
+        with untapped():
+            for layer in self.stand_ins:
+                hidden, context = layer(hidden, *args[1:], **kwargs)
         return tap(hidden, "layer_output", self.layer_number - 1), context
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:

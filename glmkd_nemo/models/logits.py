@@ -67,6 +67,14 @@ class Logits:
         self.columns = range(min(start, self.vocab_size), end)
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def samples(self, start: int, stop: int) -> Logits:
+        """The handle of samples ``start`` to ``stop`` (excluded) of the batch."""
+        part = copy.copy(self)
+        part._states = self._states.samples(start, stop)
+        part._rows, part._views = {}, {}
+        part._stored = None if self._stored is None else self._stored.samples(start, stop)
+        return part
+
     def mapped(self, width: int) -> Logits:
         """The view with a column per token of the whole vocabulary, ``width`` to a rank."""
         view = self._view(None, width)
@@ -167,6 +175,10 @@ class _States:
 
     def __init__(self, hidden: Tensor, sequence_parallel: bool) -> None:
         self._hidden, self._sequence_parallel = hidden, sequence_parallel
+
+    def samples(self, start: int, stop: int) -> _States:
+        """Those of some samples only."""
+        return _States(self._hidden[:, start:stop], self._sequence_parallel)
 
     @cached_property
     def bsh(self) -> Tensor:

@@ -47,12 +47,12 @@ def test_a_layer_that_no_stage_has():
         stage_of(("hidden", 5), [2, 1, 2])
 
 
-def test_a_part_lives_where_the_students_tensors_are():
+def test_a_part_lives_where_the_last_of_the_students_tensors_is():
     assert home_of(planned(("hidden", 2), OUTPUT), [2, 2]) == 1
-    with pytest.raises(
-        ValueError, match=r"stages \[0, 1\] at once.*pipeline_model_parallel_size=1"
-    ):
-        home_of(planned(("hidden", 0), OUTPUT, "t0", ("hidden", 3)), [2, 2])
+    assert home_of(planned(("hidden", 0), ("hidden", 3)), [2, 2]) == 0
+    assert home_of(planned(("hidden", 0), ("hidden", 3), "t0", ("hidden", 2)), [2, 1, 2]) == 1
+    # only the last stage has the teacher's final states
+    assert home_of(planned(("hidden", 0), OUTPUT), [2, 2]) == 1
 
 
 def test_tapped_layers_of_student_and_teachers():
@@ -110,8 +110,13 @@ def check_reachable(
 
 
 @pytest.mark.parametrize("late", [OUTPUT, LOGITS])
-def test_the_end_of_a_teacher_cannot_reach_an_early_stage(late: Any):
-    with pytest.raises(ValueError, match=f"stage 0 with the teacher's {late[0]}"):
-        place_teacher("t0", [planned(("hidden", 0), late)], [2, 2], 6)
-    assert place_teacher("t0", [planned(("hidden", 3), late)], [2, 2], 6) == [3, 3]
+def test_what_is_compared_with_the_end_of_a_teacher_goes_to_the_last_stage(late: Any):
+    assert place_teacher("t0", [planned(("hidden", 0), late)], [2, 2], 6) == [3, 3]
     assert place_teacher("t0", [planned(("hidden", 0), EMBEDDING)], [2, 2], 6) == [3, 3]
+
+
+def test_layers_that_stand_in_for_the_students_live_on_their_stage():
+    segments = {0: range(0, 2), 1: range(2, 3), 2: range(3, 6)}
+    assert place_teacher("t0", [], [1, 2], 6, segments) == [2, 4]
+    with pytest.raises(ValueError, match="hidden of layer 4 on pipeline stage 0"):
+        place_teacher("t0", [planned(("hidden", 0), ("hidden", 4))], [1, 2], 6, segments)

@@ -1,0 +1,45 @@
+"""The passes of an optimizer step over its micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.step import DistillationStep
+from glmkd_nemo.engine import schedule
+
+
+def run_passes(
+    step: DistillationStep,
+    context: StepContext,
+    micro_batches: Sequence[Mapping[str, Any]],
+    chunks: list[Any],
+    seq_length: int,
+    micro_batch_size: int,
+) -> dict[str, Tensor]:
+    """Forwards and backwards of one optimizer step; gradients are those of the last pass.
+
+    Args:
+        step: the distillation step.
+        context: where training stands.
+        micro_batches: of this data-parallel rank.
+        chunks: this rank's model chunks under Megatron-Core's DDP, gradients zeroed.
+        seq_length, micro_batch_size: of a micro-batch.
+
+    Returns:
+        The last pass's values of the parts, and ``loss``.
+    """
+    values: dict[str, Tensor] = {}
+    for number in range(step.objective.passes):
+        if number > 0:
+            for chunk in chunks:
+                chunk.zero_grad_buffer()
+        step.start(replace(context, forward_pass=number), len(micro_batches))
+        rows = micro_batch_size * step.batch_factor
+        schedule.run(step, micro_batches, chunks, seq_length, rows, forward_only=False)
+        values = step.finish()
+    return values
