@@ -20,6 +20,7 @@ from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_ori
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
 from glmkd_nemo.distill.method import ModelShape, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.step import DistillationStep
@@ -124,7 +125,8 @@ def _teachers(
 ) -> dict[str, Teacher]:
     parts, hosted = objective.possible_parts(), {}
     for i, (state, sizes) in enumerate(case.teachers()):
-        split = place_teacher(f"t{i}", parts, student.split, sizes["num_layers"])
+        beside = objective.possible_replacements().get(f"t{i}")
+        split = place_teacher(f"t{i}", parts, student.split, sizes["num_layers"], beside)
         hosted[f"t{i}"] = Teacher(
             _model(case, _config(sizes, parallel, split), state, dtype, sizes)
         )
@@ -146,14 +148,13 @@ def _forward_backward(
 ) -> dict[str, float]:
     ddp = DistributedDataParallel(student.config, DistributedDataParallelConfig(), student)
     student.train()
-    step.start(context, num_microbatches=1)
     ddp.zero_grad_buffer()
     b, s = batch["input_ids"].shape
-    schedule.run(step, [batch], [ddp], s, b, forward_only=False)
+    values = run_passes(step, context, [batch], [ddp], s, b)
     sum_over_stages(step.objective)
     student.decoder.sum_gradients()
     finalize_model_grads([ddp])
-    return {name: float(value) for name, value in step.finish().items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def _hard_label(student: GLMModel, batch: dict[str, Any]) -> float:
