@@ -122,9 +122,7 @@ class Case:
             return {"hard": {"method": "hard"}}
         if self.folder.parent.name == "distill_mt" or "steps" in self.record:
             raise options.NotYet("several teachers or several steps")
-        if any(
-            name.startswith(("mt_", "distill_random_data", "forward_re")) for name in self.flags
-        ):
+        if any(name.startswith(("mt_", "distill_random_data")) for name in self.flags):
             raise options.NotYet("several teachers or perturbed data")
         predictions = prediction_terms(self.flags, self.setting)
         return self.translation.terms(self.flags, self.setting, predictions)
