@@ -116,10 +116,12 @@ class DistillSection:
     Attributes:
         terms: by name.
         aggregator: ``name`` of what combines several teachers, and its options.
+        random_data: options of perturbed inputs.
     """
 
     terms: dict[str, Any] = field(default_factory=dict)
     aggregator: dict[str, Any] | None = None
+    random_data: dict[str, Any] | None = None
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext
 from glmkd_nemo.distill.methods import method_class
 from glmkd_nemo.distill.pipeline import replicated_tensors
+from glmkd_nemo.distill.random_data import random_data_from_dict, seen
 from glmkd_nemo.distill.taps import Edits, check_keys
 from glmkd_nemo.distill.terms import TermConfig, term_from_dict
 
@@ -43,6 +43,7 @@ class Objective(nn.Module):
         teachers: sizes of the teachers, by name.
         seed: initialises the methods' parameters, alike on all ranks.
         aggregator: ``distill.aggregator``: name and options of what combines several teachers.
+        random_data: ``distill.random_data``: options of perturbed inputs.
 
     Raises:
         ValueError: no term at all, or a method that does not fit these models.
@@ -55,6 +56,7 @@ class Objective(nn.Module):
         teachers: Mapping[str, ModelShape],
         seed: int = 0,
         aggregator: Mapping[str, Any] | None = None,
+        random_data: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not terms:
@@ -63,6 +65,7 @@ class Objective(nn.Module):
         self.student = student
         self.terms = _expanded(terms, list(teachers))
         self.aggregator: Aggregator | None = None
+        self.random_data = None if random_data is None else random_data_from_dict(random_data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.methods = nn.ModuleDict({n: self._build(t) for n, t in self.terms.items()})
@@ -91,6 +94,11 @@ class Objective(nn.Module):
             if term.after is not None and term.after not in bases:
                 hint = did_you_mean(term.after, bases)
                 raise ValueError(f"distill.terms.{name} waits for {term.after!r}, no term.{hint}")
+        if self.random_data is not None and self._method_views() > 1:
+            raise ValueError(
+                "distill.random_data cannot be combined with a method that sees a batch several "
+                "times itself (diito): choose one of the two."
+            )
         for planned in self.possible_parts():
             check_keys(planned.part.student, self.student.layers)
             if planned.teacher is not None:
@@ -107,19 +115,20 @@ class Objective(nn.Module):
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return replicated_tensors(own, prefix)
 
-    @property
-    def views(self) -> int:
-        """How many times the sequences of a micro-batch are stacked, see ``Method.views``."""
+    def _method_views(self) -> int:
         return max(self._method(name).views for name in self.terms)
 
     @property
     def batch_factor(self) -> int:
         """How many times larger a micro-batch is inside the models than outside."""
-        return self.views
+        return self._method_views() if self.random_data is None else self.random_data.copies
 
     def views_of(self, batch: Batch, context: StepContext) -> list[Batch]:
         """The views of a micro-batch, to be stacked for one forward pass."""
-        return [batch] * self.views
+        if self.random_data is None:
+            return [batch] * self._method_views()
+        draws = context.draws("random data", context.step, context.micro_batch)
+        return seen(batch, self.random_data, draws, self.student.vocab)
 
     @property
     def extras(self) -> list[str]:
@@ -137,12 +146,22 @@ class Objective(nn.Module):
         found: list[WeightedPart] = []
         for name, weight in self._active(context).items():
             found += self._named(name, weight, self._method(name).parts(context))
+        found += self._seen_again(found)
         if not found and not self.replacements(context):
             raise ValueError(
                 f"no term is active at {context.progress:.1%} of training: let the schedules of "
                 "distill.terms cover it."
             )
         return found
+
+    def _seen_again(self, parts: list[WeightedPart]) -> list[WeightedPart]:
+        """The same parts on a micro-batch that is seen again, perturbed or not."""
+        times = 0 if self.random_data is None else self.random_data.extra
+        return [
+            replace(planned, name=f"{planned.name}~{view}", part=replace(planned.part, view=view))
+            for view in range(1, times + 1)
+            for planned in parts
+        ]
 
     def possible_parts(self) -> list[WeightedPart]:
         """Parts whose taps cover those of every step, for placing layers before training."""
@@ -222,7 +241,7 @@ def _expanded(terms: Mapping[str, TermConfig], teachers: list[str]) -> dict[str,
     found: dict[str, TermConfig] = {}
     for name, term in terms.items():
         if term.teacher is None and method_class(term.method).needs_teacher:
-            found |= {f"{name}@{t}": dataclasses.replace(term, teacher=t) for t in teachers}
+            found |= {f"{name}@{t}": replace(term, teacher=t) for t in teachers}
         else:
             found[name] = term
     return found

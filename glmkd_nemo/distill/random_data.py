@@ -7,12 +7,14 @@ positions, masks and labels stay those of the true text.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Batch
 
 MODES = ("dual", "replace")
@@ -53,6 +55,25 @@ class RandomDataConfig:
                 f"{where}.passes has {outside}, but a micro-batch is seen {1 + self.extra} times "
                 f"(0 to {self.extra}): raise {where}.extra, or take that number out."
             )
+
+    @property
+    def copies(self) -> int:
+        """Sequences that the models see per sequence of the data, in one step."""
+        return 1 + self.extra + (len(set(self.passes)) if self.mode == "dual" else 0)
+
+
+def random_data_from_dict(node: Mapping[str, Any]) -> RandomDataConfig:
+    """Reads ``distill.random_data``.
+
+    Raises:
+        ValueError: an unknown key (the nearest is named) or value.
+    """
+    known = [f.name for f in fields(RandomDataConfig)]
+    for key in node:
+        if key not in known:
+            hint = did_you_mean(key, known)
+            raise ValueError(f"distill.random_data has no key {key!r}.{hint}")
+    return RandomDataConfig(**node)
 
 
 def seen(

@@ -18,7 +18,9 @@ from glmkd_nemo.models.glm import GLMModel
 
 def shape_of(config: GLMConfig) -> ModelShape:
     """The sizes that methods may depend on."""
-    return ModelShape(config.num_layers, config.hidden_size, config.num_attention_heads)
+    return ModelShape(
+        config.num_layers, config.hidden_size, config.num_attention_heads, config.vocab_size
+    )
 
 
 class Teacher:

@@ -60,9 +60,10 @@ class GLMDistillModelPT(GLMModelPT):
     def build_model(self) -> GLMModel:
         """Builds the student's stage, then loads the teachers'."""
         config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
-        shapes = {name: _shape(cfg) for name, cfg in self._teacher_cfgs.items()}
-        aggregator = self._distill.get("aggregator")
-        objective = Objective(self._terms, shape_of(config), shapes, self.seed, aggregator)
+        words = self.tokenizer.vocab_size
+        shapes = {name: _shape(cfg, words) for name, cfg in self._teacher_cfgs.items()}
+        combined = (self._distill.get("aggregator"), self._distill.get("random_data"))
+        objective = Objective(self._terms, shape_of(config), shapes, self.seed, *combined)
         parts = objective.possible_parts()
         student = GLMModel(
             config,
@@ -166,5 +167,5 @@ def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:
     return cfg
 
 
-def _shape(cfg: DictConfig) -> ModelShape:
-    return ModelShape(cfg.num_layers, cfg.hidden_size, cfg.num_attention_heads)
+def _shape(cfg: DictConfig, vocab_size: int) -> ModelShape:
+    return ModelShape(cfg.num_layers, cfg.hidden_size, cfg.num_attention_heads, vocab_size)

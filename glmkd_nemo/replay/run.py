@@ -182,7 +182,8 @@ def _config(
 
 
 def _shape(sizes: Mapping[str, Any]) -> ModelShape:
-    return ModelShape(sizes["num_layers"], sizes["hidden_size"], sizes["num_attention_heads"])
+    names = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
+    return ModelShape(*(sizes[name] for name in names))
 
 
 def _model(

@@ -47,10 +47,9 @@ class Bench:
         state, sizes = case.student()
         ((teacher_state, teacher_sizes),) = case.teachers()
         config = _config({**sizes, "activations_checkpoint_granularity": recompute}, sp)
-        shapes = ModelShape(sizes["num_layers"], sizes["hidden_size"], sizes["num_attention_heads"])
-        deep = ModelShape(
-            *(teacher_sizes[k] for k in ("num_layers", "hidden_size", "num_attention_heads"))
-        )
+        keys = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size")
+        shapes = ModelShape(*(sizes[key] for key in keys))
+        deep = ModelShape(*(teacher_sizes[key] for key in keys))
         read = {name: term_from_dict(name, node, ["t0"]) for name, node in terms.items()}
         self.objective = Objective(read, shapes, {"t0": deep}, seed=5).double()
         split = place_teacher("t0", self.objective.possible_parts(), config.split, deep.layers)
