@@ -197,16 +197,18 @@ class Case:
                     return original
         return ours
 
-    def our_part(self, component: str) -> tuple[str, bool] | None:
-        """Our part behind a logged component, and whether its weight is in the logged value."""
+    def our_part(self, component: str) -> tuple[str, bool, float] | None:
+        """Our part behind a logged component, whether its weight is in the logged value, and the
+        factor in that weight which is not."""
         name, suffix = component, ""
-        if match := re.fullmatch(r"(.+)_t(\d+)", component):
+        if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat\d+.*)?", component):
             several = len(self.record["teacher_model_files"]) > 1
-            name, suffix = match[1], f"@t{match[2]}" if several else ""
+            name, suffix = match[1] + (match[3] or ""), f"@t{match[2]}" if several else ""
         found = options.matched(name, {**PREDICTION_PARTS, **self.translation.parts})
         if found is None:
             return None
         term, _, part = found[0].expand(found[1].part).partition("/")
+        without = 1.0 if found[1].term_weighted else self.terms[term].get("weight", 1.0)
         if suffix and term in self.terms:
             term += suffix
-        return f"{term}/{part}", found[1].weighted
+        return f"{term}/{part}", found[1].weighted, without

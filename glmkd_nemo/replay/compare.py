@@ -59,14 +59,14 @@ def _components(case: Case, outcome: Outcome) -> list[Error]:
             if ours is None:  # left out, as its weight is 0 now
                 continue
         elif name == "Train/hard_loss":
-            ours = outcome.values["hard_label"]
+            ours, reference = outcome.values["hard_label"], case.record["hard_loss"][0]
         else:  # counts, and the sum that is compared as the loss
             continue
         found.append(Error("component", name, scalar_error(ours, float(reference))))
     return found
 
 
-def _sum_of_parts(outcome: Outcome, pattern: str, weighted: bool) -> float | None:
+def _sum_of_parts(outcome: Outcome, pattern: str, weighted: bool, without: float) -> float | None:
     """The value behind a logged one; ``None`` if its term has other parts only in this step.
 
     Raises:
@@ -77,7 +77,7 @@ def _sum_of_parts(outcome: Outcome, pattern: str, weighted: bool) -> float | Non
     if not names and not any(name.startswith(f"{term}/") for name in outcome.weights):
         raise KeyError(f"no part of ours is called {pattern}")
     weights = outcome.weights if weighted else dict.fromkeys(names, 1.0)
-    return sum(outcome.values[n] * weights[n] for n in names) if names else None
+    return sum(outcome.values[n] * weights[n] for n in names) / without if names else None
 
 
 def _gradients(case: Case, outcome: Outcome) -> list[Error]:
@@ -114,7 +114,7 @@ def _is_rounding(case: Case, norm: float, ours: Tensor) -> bool:
     It has to be below the last digit of the whole gradient, and ours nothing in float64: the angles
     between samples, say, do not change with the last layernorm's bias.
     """
-    last_digit = torch.finfo(torch.float32).eps * float(case.record.get("grad_norm", 0.0))
+    last_digit = torch.finfo(torch.float32).eps * float(case.record.get("grad_norm") or 0)
     return NOTHING <= norm < last_digit and float(ours.double().norm()) < ZERO
 
 

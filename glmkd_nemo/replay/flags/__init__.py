@@ -40,11 +40,13 @@ class Logged:
     Attributes:
         part: ``term/part``; ``\\1`` stands for the first group of the pattern, and ``*`` for any
             characters: the value is the sum over all such parts.
-        weighted: whether the reference logs it after multiplying with its weight.
+        weighted: whether the reference logs it after multiplying with its weight ...
+        term_weighted: ... and whether that includes the weight of the whole term.
     """
 
     part: str
     weighted: bool = True
+    term_weighted: bool = True
 
 
 @dataclass(frozen=True)

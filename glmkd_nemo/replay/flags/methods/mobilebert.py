@@ -21,5 +21,9 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
 
 TRANSLATION = Translation(
     _terms,
-    parts={r"inter_loss/((?:attention_scores|hidden_states)\.\d+)": Logged(r"mobilebert/\1")},
+    parts={
+        r"inter_loss/((?:attention_scores|hidden_states)\.\d+)": Logged(
+            r"mobilebert/\1", term_weighted=False
+        )
+    },
 )
