@@ -74,7 +74,7 @@ def soft_classes(
         return (error.sum(-1) / real.sum(-1).clamp(min=1)).to(dtype)
     if kind not in KINDS:
         raise ValueError(f"soft loss {kind!r} is unknown: {', '.join(KINDS)}.")
-    log_p, log_q = (_log_softmax(x / temperature, real) for x in (t, s))
+    log_p, log_q = (real_log_softmax(x / temperature, real) for x in (t, s))
     p = log_p.exp() * real
     if kind == "ce":
         return -(p * log_q).sum(-1).to(dtype)
@@ -98,7 +98,7 @@ def hard_classes(student: Tap | Tensor, label: Tensor, choice_mask: Tensor | Non
     return F.cross_entropy(x, label, reduction="none")
 
 
-def _log_softmax(x: Tensor, real: Tensor) -> Tensor:
-    """Over real entries; 0 at the others, so that no infinity meets a gradient."""
+def real_log_softmax(x: Tensor, real: Tensor) -> Tensor:
+    """Over real entries of ``[b, c]``; 0 at others, so that no infinity meets a gradient."""
     x = x.masked_fill(~real, -math.inf).masked_fill(~real.any(-1, keepdim=True), 0.0)
     return x.log_softmax(-1).masked_fill(~real, 0.0)

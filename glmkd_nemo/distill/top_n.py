@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +20,17 @@ def count(n: float, vocab_size: int) -> int:
 
 
 def top_n(
-    kind: str,
+    loss: Callable[[Tensor, Tensor], Tensor],
     student: Tensor,
     teacher: Tensor,
     mask: Tensor,
     n: int,
     first_column: int,
-    temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Loss on the teacher's ``n`` most likely tokens, the rest of the student held below them.
 
     Args:
-        kind: ``"kl"`` (of the distributions over these tokens, times T^2) or ``"mse"``.
+        loss: of these tokens' logits ``[rows, n]``, whole on every rank: ``[rows]``.
         student, teacher: logits ``[rows, V']`` of the positions in ``mask``.
         mask: ``[b, s]`` booleans.
         n: how many tokens.
@@ -43,15 +43,11 @@ def top_n(
     s, t = at_least_fp32(student), at_least_fp32(teacher)
     t_top, index = _top_of_all_ranks(t, n)
     s_top = pick(s, index - first_column)
-    if kind == "mse":
-        rows = (s_top - t_top).square().mean(-1)
-    else:
-        rows = _replicated_kl(s_top, t_top, temperature)
     excess = (s - shared(s_top.min(-1, keepdim=True).values)).relu()
     excess = excess.masked_fill(_is_top(s, index - first_column), 0.0)
     exceeding = all_sum((excess > 0).sum(-1).to(excess.dtype))
     hinge = ratio_of_means(sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(exceeding, mask))
-    return sample_sum(rows, mask) / mask.shape[1], hinge
+    return sample_sum(loss(s_top, t_top), mask) / mask.shape[1], hinge
 
 
 def flattened_below_top(logits: Tensor, n: int) -> Tensor:
@@ -102,8 +98,3 @@ def _is_top(x: Tensor, local: Tensor) -> Tensor:
     outside = (local < 0) | (local >= x.shape[-1])
     marks.scatter_(-1, local.masked_fill(outside, x.shape[-1]), True)
     return marks[..., :-1]
-
-
-def _replicated_kl(s: Tensor, t: Tensor, temperature: float) -> Tensor:
-    log_p, log_q = (t / temperature).log_softmax(-1), (s / temperature).log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1) * temperature**2

@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from glmkd_nemo.distill import losses, top_n
+from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.models.logits import Logits
 from tests.distill import dense
 
@@ -149,14 +150,14 @@ def ours(case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool) ->
     if kind == "hard":
         return losses.hard_label(student, x.labels, mask)
     if kind.startswith("top_") or kind == "hinge":
+        of_top = SoftLoss("mse" if kind == "top_mse" else "kl", temperature)
         pair = top_n.top_n(
-            kind.removeprefix("top_"),
+            of_top.of_whole,
             student.rows(mask),
             teacher.rows(mask),
             mask,
             case.n,
             student.columns.start,
-            temperature,
         )
         return pair[1 if kind == "hinge" else 0]
     if kind.startswith("min_"):

@@ -161,7 +161,8 @@ def test_glmd_masks(options: dict[str, bool], mask: str):
     asked: list[torch.Tensor] = []
 
     class Handle:
-        vocab_size = 4
+        vocab_size = width = 4
+        tokens = None
 
         def rows(self, mask: torch.Tensor) -> torch.Tensor:
             asked.append(mask)

@@ -11,23 +11,23 @@ from functools import partial
 
 from torch import Tensor
 
-from glmkd_nemo.distill.losses import prediction_of_rows
+from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import Batch, Loss, Method, ModelShape, Part, StepContext, Taps
 from glmkd_nemo.distill.top_n import count, flattened_below_top, top_n
-from glmkd_nemo.models.logits import Logits
+from glmkd_nemo.models.logits import comparable
 
 LOGITS = ("logits", None)
 
 
 @dataclass
-class GLMDConfig:
-    """Options of GLMD.
+class GLMDConfig(SoftLoss):
+    """Options of GLMD, besides those of ``SoftLoss``: loss, temperature (15 in the paper), ...
 
     Attributes:
-        temperature: T, 15 in the paper.
         mask_pad: leave padding out (the paper's setting).
         mask_a: leave the context (part A) out, so that only positions to be predicted count.
-        mse: mean squared error of logits instead of KL.
+        mask_map: compare only the tokens that the student's vocabulary map keeps.
+        teacher_input_map: the teacher reads the tokens that the student's map leaves.
         top_n: only the teacher's most likely tokens: a number, or a share (below 1) of the
             vocabulary; part ``top_n`` keeps the student's other logits below these.
         teacher_min: with ``top_n``: all tokens, the teacher's others set to its smallest logit.
@@ -36,7 +36,8 @@ class GLMDConfig:
     temperature: float = 15.0
     mask_pad: bool = True
     mask_a: bool = False
-    mse: bool = False
+    mask_map: bool = False
+    teacher_input_map: bool = False
     top_n: float | None = None
     teacher_min: bool = False
 
@@ -48,8 +49,8 @@ class GLMD(Method):
 
     def __init__(self, config: GLMDConfig, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__(config, student, teacher)
-        if config.temperature <= 0:
-            raise ValueError(f"glmd: temperature {config.temperature} must be above 0.")
+        config.check("glmd")
+        self.maps_teacher_input = config.teacher_input_map
         if config.teacher_min and config.top_n is None:
             raise ValueError("glmd: teacher_min has no effect without top_n; set both or neither.")
         if config.top_n is not None and config.top_n <= 0:
@@ -57,32 +58,23 @@ class GLMD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """``logits``; with ``top_n`` (and not ``teacher_min``) ``top_n`` as well."""
-        losses_by_name: dict[str, Loss] = {"logits": self._whole_vocabulary}
+        found: dict[str, Loss] = {"logits": partial(self._loss, 0)}
         if self.config.top_n is not None and not self.config.teacher_min:
-            losses_by_name = {"logits": partial(self._top, 0), "top_n": partial(self._top, 1)}
-        return [Part(name, loss, (LOGITS,), (LOGITS,)) for name, loss in losses_by_name.items()]
+            found["top_n"] = partial(self._loss, 1)
+        return [Part(name, loss, (LOGITS,), (LOGITS,)) for name, loss in found.items()]
 
-    def _rows(self, student: Taps, teacher: Taps, batch: Batch) -> tuple[Logits, Logits, Tensor]:
-        pad, a = self.config.mask_pad, self.config.mask_a
-        if a:
-            mask = batch.pad_positions_and_target if pad else batch.target
-        else:
-            mask = batch.pad_positions if pad else batch.everywhere
-        return student[LOGITS], teacher[LOGITS], mask
-
-    def _whole_vocabulary(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        c, (s, t, mask) = self.config, self._rows(student, teacher, batch)
-        rows = t.rows(mask)
+    def _loss(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        c, mask = self.config, batch.mask("pad_positions" if self.config.mask_pad else "none")
+        if c.mask_a:
+            mask = batch.pad_positions_and_target if c.mask_pad else batch.target
+        s, t = comparable(student[LOGITS], teacher[LOGITS], c.mask_map)
+        mine, theirs = s.rows(mask), t.rows(mask)
+        if c.top_n is None:
+            return c.of_rows(mine, theirs, mask, s.vocab_size)
+        n = count(c.top_n, s.vocab_size)
         if c.teacher_min:
-            rows = flattened_below_top(rows, count(c.top_n, t.vocab_size))
-        kind = "mse" if c.mse else "kl"
-        return prediction_of_rows(kind, s.rows(mask), rows, mask, s.vocab_size, c.temperature)
-
-    def _top(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        c, (s, t, mask) = self.config, self._rows(student, teacher, batch)
-        n, kind = count(c.top_n, t.vocab_size), "mse" if c.mse else "kl"
-        first = s.columns.start
-        return top_n(kind, s.rows(mask), t.rows(mask), mask, n, first, c.temperature)[which]
+            return c.of_rows(mine, flattened_below_top(theirs, n), mask, s.vocab_size)
+        return top_n(c.of_whole, mine, theirs, mask, n, s.columns.start)[which]
 
 
 METHOD = GLMD

@@ -10,31 +10,29 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from glmkd_nemo.distill import losses
-from glmkd_nemo.distill.class_losses import check_of, soft_classes, task_of
+from glmkd_nemo.distill.class_losses import check_of, task_of
+from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import MASKS, Batch, Method, ModelShape, Part, StepContext, Taps
 
 LOGITS, CLASSES = ("logits", None), ("classes", None)
 
 
 @dataclass
-class KDConfig:
-    """Options of KD.
+class KDConfig(SoftLoss):
+    """Options of KD, besides those of ``SoftLoss``: loss, temperature (10 in GLMKD's recipe), ...
 
     Attributes:
-        loss: ``kl`` (times T^2), ``ce`` (without that factor, as in GLMKD) or ``mse`` (of the
-            logits, without temperature).
-        temperature: T; GLMKD's recipe for GLM has 10.
         mask: positions that count: ``target`` (to be predicted), ``pad_labels`` or
             ``pad_positions`` (all but padding, told by labels or by position ids), ``none`` (all).
             A mask multiplies logits and the mean runs over all positions, as in GLMKD.
+        mask_map: compare only the tokens that the student's vocabulary map keeps.
         of: ``tokens``, or ``classes`` (a task head's answers, to which no mask of positions
             applies; answers that only pad are left out, where GLMKD lets them in).
     """
 
-    loss: str = "kl"
     temperature: float = 10.0
     mask: str = "target"
+    mask_map: bool = False
     of: str = "tokens"
 
 
@@ -45,10 +43,7 @@ class KD(Method):
 
     def __init__(self, config: KDConfig, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__(config, student, teacher)
-        if config.loss not in losses.KINDS:
-            raise ValueError(f"kd: loss {config.loss!r} is unknown: {', '.join(losses.KINDS)}.")
-        if config.temperature <= 0:
-            raise ValueError(f"kd: temperature {config.temperature} must be above 0.")
+        config.check("kd")
         if config.mask not in MASKS:
             raise ValueError(f"kd: mask {config.mask!r} is unknown: {', '.join(MASKS)}.")
         check_of("kd", config.of)
@@ -60,14 +55,13 @@ class KD(Method):
         return [Part("soft", self._tokens, (LOGITS,), (LOGITS,), prediction=True)]
 
     def _tokens(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        mask = batch.mask(self.config.mask)
-        return losses.prediction(
-            self.config.loss, student[LOGITS], teacher[LOGITS], mask, self.config.temperature
-        )
+        c, mask = self.config, batch.mask(self.config.mask)
+        return c.of_logits(student[LOGITS], teacher[LOGITS], mask, c.mask_map)
 
     def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        c, mask = self.config, task_of(batch).choice_mask
-        return soft_classes(c.loss, student[CLASSES], teacher[CLASSES], mask, c.temperature)
+        return self.config.of_classes(
+            student[CLASSES], teacher[CLASSES], task_of(batch).choice_mask
+        )
 
 
 METHOD = KD

@@ -43,7 +43,13 @@ def logits_parallel(flags: Flags) -> dict[str, Any]:
         "loss": "mse" if "distill_logit_mse" in flags else "kl",
         "temperature": temperature(flags),
         "mask": "pad_positions" if "distill_logit_mask_pad" in flags else "none",
+        "mask_map": masks_map(flags),
     }
+
+
+def masks_map(flags: Flags) -> bool:
+    """Whether logits are compared at the student's kept tokens only; without a map it is idle."""
+    return "distill_logit_mask_map" in flags and "map_vocab_size" in flags
 
 
 def temperature(flags: Flags) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glmkd_nemo.replay.flags import Flags, Logged, Setting, Terms, Translation
-from glmkd_nemo.replay.flags.predictions import temperature
+from glmkd_nemo.replay.flags.predictions import masks_map, temperature
 
 
 def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
@@ -15,7 +15,10 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
         "temperature": temperature(flags),
         "mask_pad": "logitsdistil_mask_pad" in flags,
         "mask_a": "logitsdistil_mask_a" in flags,
-        "mse": "logitsdistil_mse" in flags,
+        "loss": "mse" if "logitsdistil_mse" in flags else "kl",
+        "mask_map": masks_map(flags),
+        "teacher_input_map": "logitsdistil_teacher_input_ids_map" in flags
+        and "map_vocab_size" in flags,
         "top_n": None if n is None else float(n),
         "teacher_min": "logitsdistil_teacher_min" in flags,
     }
