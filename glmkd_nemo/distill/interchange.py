@@ -40,11 +40,15 @@ class Interchange:
     share: float = 0.3
     max_tokens: int | None = None
 
-    def check(self, student: ModelShape, teacher: ModelShape) -> None:
+    def check_models(self, student: ModelShape, teacher: ModelShape, outputs: bool) -> None:
         """Refuses options that do not exist, or do not fit these models.
 
+        Args:
+            student, teacher: sizes.
+            outputs: whether their outputs are compared.
+
         Raises:
-            ValueError: an unknown name, a share outside 0 to 1, a model too shallow.
+            ValueError: an unknown name, a share outside 0 to 1, a model too shallow, other widths.
         """
         names = (("alignment", self.alignment, ALIGNMENTS), ("way", self.way, WAYS))
         for what, value, known in names:
@@ -61,6 +65,11 @@ class Interchange:
             raise ValueError(
                 f"diito: a student of {student.layers} layers has none after its middle: set "
                 "alignment=full or late."
+            )
+        if outputs and student.hidden != teacher.hidden:
+            raise ValueError(
+                f"diito compares outputs as they are, but hidden sizes differ ({student.hidden} "
+                f"and {teacher.hidden}): choose equal ones, or set cos=0 and causal_cos=0."
             )
 
     def draw_positions(self, real: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
@@ -115,17 +124,24 @@ class Interchange:
         inner: list[TapKey] = [("hidden", i) for i in ends if i < teacher_layers]
         return ([output], [*inner, output]) if drawn == layers else ([("hidden", drawn)], inner)
 
+    def possible_keys(self, layers: int, teacher_layers: int) -> tuple[list[TapKey], list[TapKey]]:
+        """All that :meth:`keys` gives, whatever is drawn."""
+        drawn = [self.keys(layers, teacher_layers, k) for k in range(1, layers + 1)]
+        mine, theirs = ([key for keys in both for key in keys] for both in zip(*drawn, strict=True))
+        return list(dict.fromkeys(mine)), list(dict.fromkeys(theirs))
 
-def interchange(x: Tensor, mask: Tensor, dual_mask: Tensor) -> Tensor:
+
+def interchange(x: Tensor, masks: tuple[Tensor, Tensor]) -> Tensor:
     """The edit: rows of view 1 replaced by those of view 0; gradients flow to their source.
 
     Args:
         x: both views, ``[2b, s, h]``.
-        mask, dual_mask: ``[b, s]``, as :meth:`Interchange.draw_positions` gives them.
+        masks: two of ``[b, s]``, as :meth:`Interchange.draw_positions` gives them.
 
     Returns:
         ``[2b, s, h]``, view 0 unchanged.
     """
     first, second = x.chunk(2)
-    rows = first.roll(-1, 0)[dual_mask.to(x.device)]
-    return torch.cat([first, second.index_put((mask.to(x.device),), rows)])
+    mask, dual_mask = (m.to(x.device) for m in masks)
+    rows = first.roll(-1, 0)[dual_mask]
+    return torch.cat([first, second.index_put((mask,), rows)])

@@ -82,7 +82,7 @@ def test_the_edit_takes_rows_of_the_next_sample_in_view_0():
     x = torch.randn(8, 12, 5, generator=g, dtype=torch.float64, requires_grad=True)
     mask, dual = draw("random")
     before = x.detach().clone()
-    found = interchange(x, mask, dual)
+    found = interchange(x, (mask, dual))
     expected = before.clone()
     for i in range(4):
         into, out_of = mask[i].nonzero()[:, 0], dual[i].nonzero()[:, 0]
@@ -116,6 +116,19 @@ def test_aligned_layers(
     found = Interchange(alignment=alignment).keys(*depths, drawn)
     expected = [[("hidden", i) if i is not None else OUTPUT for i in x] for x in (student, teacher)]
     assert list(found) == expected
+
+
+@pytest.mark.parametrize("alignment", ["full", "middle", "late"])
+def test_possible_parts_name_all_that_may_be_interchanged(alignment: str):
+    method = build(alignment=alignment)
+    possible = method.possible_parts()
+    edited: tuple[set[Any], set[Any]] = (set(), set())
+    for step in range(50):
+        edits = method.edits(StepContext(step=step), batch())
+        edited[0].update(edits[0])
+        edited[1].update(edits[1])
+    assert edited[0] <= {key for p in possible for key in p.student}
+    assert edited[1] <= {key for p in possible for key in p.teacher}
 
 
 def test_edits_draw_the_layer_by_step_and_positions_by_micro_batch():

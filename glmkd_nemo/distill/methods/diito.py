@@ -27,9 +27,8 @@ class DIITOConfig(Interchange, KDConfig):
     """Options of DIITO: those of KD, for view 1, those of the interchange, and weights.
 
     Attributes:
-        cos: of the cosine distance of outputs in view 0; 0 leaves a part out.
+        cos, causal_cos: of the cosine distance of outputs in view 0 and 1; 0 leaves a part out.
         causal_ce: of the soft labels in view 1.
-        causal_cos: of the cosine distance of outputs in view 1.
     """
 
     temperature: float = 2.0
@@ -47,12 +46,7 @@ class DIITO(KD):
 
     def __init__(self, config: DIITOConfig, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(config, student, teacher)
-        config.check(student, teacher)
-        if student.hidden != teacher.hidden and (config.cos or config.causal_cos):
-            raise ValueError(
-                f"diito compares outputs as they are, but hidden sizes differ ({student.hidden} "
-                f"and {teacher.hidden}): choose equal ones, or set cos=0 and causal_cos=0."
-            )
+        config.check_models(student, teacher, outputs=bool(config.cos or config.causal_cos))
 
     def parts(self, context: StepContext) -> list[Part]:
         """``cos``, ``causal_ce``, ``causal_cos``."""
@@ -62,13 +56,19 @@ class DIITO(KD):
         causal_cos = replace(cos, name="causal_cos", weight=c.causal_cos, view=1)
         return [part for part in (cos, causal_ce, causal_cos) if part.weight]
 
+    def possible_parts(self) -> list[Part]:
+        """Names the tensors that may be interchanged too: their layers need the plain form."""
+        mine, theirs = self.config.possible_keys(self.student.layers, self.teacher.layers)
+        pairs = [((key,), ()) for key in mine] + [((OUTPUT,), (key,)) for key in theirs]
+        return self.parts(StepContext()) + [Part("interchange", self._cosine, *p) for p in pairs]
+
     def edits(self, context: StepContext, batch: Batch) -> tuple[Edits, Edits]:
         """The interchange: its layer is drawn by step, its positions by micro-batch."""
         n, m, step = self.student.layers, self.teacher.layers, context.step
         layer = context.draws("diito layer", step).choice(range(1, n + 1))
         rng = context.draws("diito positions", step, context.micro_batch)
-        mask, dual_mask = self.config.draw_positions(batch.pad_positions, rng)
-        edit = partial(interchange, mask=mask, dual_mask=dual_mask)
+        masks = self.config.draw_positions(batch.pad_positions, rng)
+        edit = partial(interchange, masks=masks)
         student, teacher = self.config.keys(n, m, layer)
         return dict.fromkeys(student, edit), dict.fromkeys(teacher, edit)
 

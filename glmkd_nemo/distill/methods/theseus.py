@@ -21,14 +21,10 @@ class TheseusConfig:
     Attributes:
         replacing_rate: probability at the start that a student layer is there.
         until: share of training after which all student layers always are.
-        teachers: number of teachers whose layers take turns, each with a term of its own ...
-        turn: ... and which of them this term's teacher is, from 0.
     """
 
     replacing_rate: float = 0.3
     until: float = 0.66
-    teachers: int = 1
-    turn: int = 0
 
 
 class Theseus(Method):
@@ -46,17 +42,15 @@ class Theseus(Method):
             )
         if not (0.0 < config.replacing_rate <= 1.0 and 0.0 < config.until <= 1.0):
             raise ValueError("theseus: replacing_rate and until must be above 0 and at most 1.")
-        if not 0 <= config.turn < config.teachers:
-            raise ValueError("theseus: turn must be one of 0 to teachers - 1.")
 
     def parts(self, context: StepContext) -> list[Part]:
         """None."""
         return []
 
     def replacements(self, context: StepContext) -> Mapping[int, range]:
-        """Drawn anew in each step, until at least one student layer is left."""
-        drawn, everything = self._draw(context), self.possible_replacements()
-        return {i: everything[i] for i, turn in enumerate(drawn) if turn == self.config.turn}
+        """Drawn anew in each step; of several teachers one is drawn for each layer that is not."""
+        mine, drawn = self.place[0], self._draw(context)
+        return {i: r for i, r in self.possible_replacements().items() if drawn[i] == mine}
 
     def possible_replacements(self) -> Mapping[int, range]:
         """Each student layer by its segment of the teacher."""
@@ -64,17 +58,19 @@ class Theseus(Method):
         return {i: range(ends[i], ends[i + 1]) for i in range(self.student.layers)}
 
     def _draw(self, context: StepContext) -> list[int | None]:
-        """By layer the teacher that stands in; terms of several teachers draw the same."""
-        c, rng = self.config, context.draws("theseus", context.step)
+        """The number of the teacher by student layer, until at least one is there (``None``).
+
+        The same for all teachers' instances of a term.
+        """
+        c, rng, teachers = self.config, context.draws("theseus", context.step), range(self.place[1])
         rate = c.replacing_rate + (1 - c.replacing_rate) * context.progress / c.until
-        while True:
-            turns = range(c.teachers)
+        drawn: list[int | None] = []
+        while None not in drawn:
             drawn = [
-                None if rng.random() < rate else rng.choice(turns)
+                None if rng.random() < rate else rng.choice(teachers)
                 for _ in range(self.student.layers)
             ]
-            if None in drawn:
-                return drawn
+        return drawn
 
 
 METHOD = Theseus
