@@ -13,9 +13,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkd_nemo.distill.alignment import Alignment
+from glmkd_nemo.distill.alignment import Aligned
 from glmkd_nemo.distill.layer_choice import state
-from glmkd_nemo.distill.method import MASKS, Batch, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.method import MASKS, Batch, ModelShape, Part, StepContext, Taps
 from glmkd_nemo.distill.taps import TapKey
 
 
@@ -33,23 +33,16 @@ class DistilBERTConfig:
     fix_layernorm: bool = False
 
 
-class DistilBERT(Method):
+class DistilBERT(Aligned):
     """Direction of the final hidden states."""
 
     Config = DistilBERTConfig
-    teacher: ModelShape
 
     def __init__(self, config: DistilBERTConfig, student: ModelShape, teacher: ModelShape) -> None:
-        super().__init__(config, student, teacher)
+        remedy = "choose equal hidden sizes, or tinybert, which projects"
+        super().__init__(config, student, teacher, "none", config.fix_layernorm, remedy)
         if config.mask not in MASKS:
             raise ValueError(f"distilbert: mask {config.mask!r} is unknown: {', '.join(MASKS)}.")
-        self.align = Alignment(
-            "distilbert",
-            student,
-            teacher,
-            fix_layernorm=config.fix_layernorm,
-            remedy="choose equal hidden sizes, or tinybert, which projects",
-        )
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``cosine``."""

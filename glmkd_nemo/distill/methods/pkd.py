@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkd_nemo.distill.alignment import Alignment
+from glmkd_nemo.distill.alignment import Aligned
 from glmkd_nemo.distill.layer_choice import pair_parts, skip_states, state
 from glmkd_nemo.distill.losses import mse
-from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
+from glmkd_nemo.distill.method import ModelShape, Part, StepContext
 from glmkd_nemo.distill.taps import Tap
 
 
@@ -29,7 +29,7 @@ class PKDConfig:
         embedding, final: whether the embedding and the final hidden states take part.
         project: whose states a trained projection, one for all layers, brings to the other's size:
             ``none``, ``student`` or ``teacher`` (both are MT-BERT's, arXiv 2106.01023).
-        fix_layernorm: before that, LayerNorms of this term's own (only the student's is trained).
+        fix_layernorm: before that, LayerNorms of its own (only the student's is trained).
     """
 
     normalize: bool = True
@@ -40,17 +40,15 @@ class PKDConfig:
     fix_layernorm: bool = False
 
 
-class PKD(Method):
+class PKD(Aligned):
     """Hidden states of every ``t // s``-th layer of the teacher."""
 
     Config = PKDConfig
-    teacher: ModelShape
 
     def __init__(self, config: PKDConfig, student: ModelShape, teacher: ModelShape) -> None:
-        super().__init__(config, student, teacher)
+        super().__init__(config, student, teacher, config.project, config.fix_layernorm)
         if student.layers + config.embedding + config.final < 2:
             raise ValueError("pkd: a student of one layer needs embedding=true or final=true.")
-        self.align = Alignment("pkd", student, teacher, config.project, config.fix_layernorm)
 
     def parts(self, context: StepContext) -> list[Part]:
         """``hidden_states.i``, from the embedding or the first layer up."""

@@ -48,5 +48,5 @@ TRANSLATION = Translation(
         r"pre_loss/distilbert_alpha_mlm": Logged("hard/hard"),
         r"inter_loss/distilbert_alpha_cos": Logged("distilbert/cosine"),
     },
-    parameters={r"((?:t_)?layernorm\.\w+)": r"distilbert.align.\1"},
+    parameters={r"((?:t_)?layernorm\.\w+)": r"distilbert.\1"},
 )
