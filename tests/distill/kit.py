@@ -23,24 +23,35 @@ from megatron.core.distributed import (
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole
+from glmkd_nemo.distill.aggregators import NAMES as AGGREGATORS
 from glmkd_nemo.distill.gather import whole_gradients
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.methods import NAMES
-from glmkd_nemo.distill.objective import Objective, WeightedPart, term_from_dict
+from glmkd_nemo.distill.objective import Objective, TermConfig, WeightedPart, term_from_dict
+from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher
-from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SEVERAL = "several_"  # before the name of an aggregator
+AGGREGATED = [f"{SEVERAL}{name}" for name in AGGREGATORS]
 VOCAB, SEQUENCE, SAMPLES = 64, 16, 4
 STUDENT = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 4}
-TEACHER = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4}
+TEACHERS = (
+    {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4},
+    {"num_layers": 3, "hidden_size": 16, "num_attention_heads": 4},  # where width has to be equal
+)
 STEPS = 12
+MIXED: dict[str, dict[str, Any]] = {  # what aggregators combine here
+    "soft": {"method": "kd", "temperature": 3.0},
+    "layers": {"method": "tinybert"},
+    "hard": {"method": "hard"},
+}
 
 
 @dataclass(frozen=True)
@@ -49,17 +60,18 @@ class Setting:
 
     Attributes:
         options: of the method, beside those of its recipe.
-        teacher: sizes of the teacher, beside those above.
         dp_batch: whether data-parallel ranks together form one batch for it (they exchange
             samples), so that one process has to take all samples at once to be equal.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, int] = field(default_factory=dict)
     dp_batch: bool = False
 
 
-SETTINGS: dict[str, Setting] = {}
+SETTINGS: dict[str, Setting] = {
+    "mgskd": Setting({"relation_heads": 8}),
+    "minilmv2": Setting({"relation_heads": 8}),
+}
 
 
 def setting(name: str) -> Setting:
@@ -70,7 +82,7 @@ def setting(name: str) -> Setting:
 @cache
 def recipe(name: str) -> dict[str, Any]:
     """Keys of the method's term in its YAML file; a method without one has no options."""
-    path = CONF / f"{name}.yaml"
+    path = CONF / "method" / f"{name}.yaml"
     if not path.is_file():
         return {"method": name}
     terms = yaml.safe_load(path.read_text())["terms"].values()
@@ -78,11 +90,45 @@ def recipe(name: str) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in ("schedule", "after")}
 
 
+def aggregator(entry: str) -> dict[str, Any]:
+    """The section ``distill.aggregator`` of ``several_NAME``: that of its YAML file, if any."""
+    name = entry.removeprefix(SEVERAL)
+    path = CONF / "aggregator" / f"{name}.yaml"
+    found = yaml.safe_load(path.read_text())["aggregator"] if path.is_file() else {}
+    return {"name": name, **found, **setting(entry).options}
+
+
 def chosen_names(items: list[Any]) -> list[str]:
     """Methods that the selected tests (pytest items) of this kit are about."""
     calls = [item.callspec.params for item in items if hasattr(item, "callspec")]
     names = {call["name"] for call in calls if "name" in call and "layout" in call}
-    return [name for name in NAMES if name in names]
+    return [name for name in [*NAMES, *AGGREGATED] if name in names]
+
+
+def fitting(name: str, seed: int) -> Objective:
+    """The method as the only term that has parts, with the first teacher that it takes.
+
+    For an aggregator: KD, TinyBERT and labels, with two teachers.
+    """
+    if name.startswith(SEVERAL):
+        terms = {n: term_from_dict(n, t, ["t0", "t1"], aggregated=True) for n, t in MIXED.items()}
+        two = {"t0": _shape(TEACHERS[0]), "t1": _shape(TEACHERS[1])}
+        return Objective(terms, _shape(STUDENT), two, seed, aggregator(name)).double()
+    term = term_from_dict("x", {**recipe(name), **setting(name).options}, ["t0"])
+    for sizes in TEACHERS[:-1]:
+        try:
+            return _objective(term, sizes, seed)
+        except ValueError:
+            continue
+    return _objective(term, TEACHERS[-1], seed)
+
+
+def _objective(term: TermConfig, teacher: dict[str, int], seed: int) -> Objective:
+    student, teachers = _shape(STUDENT), {"t0": _shape(teacher)}
+    terms = {"x": term}
+    if not Objective(terms, student, teachers, seed).possible_parts():  # no loss of its own
+        terms["hard"] = term_from_dict("hard", {"method": "hard"}, [])
+    return Objective(terms, student, teachers, seed).double()
 
 
 class Bench:
@@ -98,27 +144,34 @@ class Bench:
     def __init__(
         self, name: str, sp: bool = False, recompute: str | None = None, seed: int = 5
     ) -> None:
-        chosen = setting(name)
-        deep = {**TEACHER, **chosen.teacher}
-        term = {**recipe(name), **chosen.options}
+        self.objective = fitting(name, seed)
         config = _config({**STUDENT, "activations_checkpoint_granularity": recompute}, sp)
-        shapes = {"t0": _shape(deep)}
-        read = {"x": term_from_dict("x", term, shapes)}
-        self.objective = Objective(read, _shape(STUDENT), shapes, seed).double()
         possible = self.objective.possible_parts()
-        split = place_teacher("t0", possible, config.split, deep["num_layers"])
-        self.teacher = Teacher(_model(_config(deep, sp, split), deep, seed=1))
+        self.teachers = {}
+        for number, (key, shape) in enumerate(self.objective.teachers.items()):
+            beside = self.objective.possible_replacements().get(key)
+            split = place_teacher(key, possible, config.split, shape.layers, beside)
+            sizes = {"num_layers": shape.layers, "hidden_size": shape.hidden}
+            sizes["num_attention_heads"] = shape.heads
+            self.teachers[key] = Teacher(_model(_config(sizes, sp, split), sizes, seed=10 + number))
         self.student = _model(config, STUDENT, seed=2)
         self.student.add_module("distill", self.objective)
-        self.step = DistillationStep(config, self.objective, {"t0": self.teacher})
+        self.step = DistillationStep(config, self.objective, self.teachers)
         self.student.train()
         self.context = self._busiest()
         self._all_parts = self.objective.parts
 
     def _busiest(self) -> StepContext:
         """The step of a short run in which the method has most parts."""
+
+        def parts(context: StepContext) -> int:
+            try:
+                return len(self.objective.parts(context))
+            except ValueError:  # the method is done by then
+                return 0
+
         contexts = [StepContext(step=s, max_steps=STEPS, seed=3) for s in range(0, STEPS, 2)]
-        return max(contexts, key=lambda c: len(self.objective.parts(c)))
+        return max(contexts, key=parts)
 
     def only(self, part: str | None) -> None:
         """Lets the objective be one part, or all again (``None``)."""
@@ -129,9 +182,25 @@ class Bench:
 
         self.objective.parts = self._all_parts if part is None else one  # type: ignore[method-assign]
 
+    def prepare(self, rows: list[int]) -> None:
+        """The passes of a step before the last, which may leave something for it."""
+        for number in range(self.objective.passes - 1):
+            self._forward(number, rows)[0].backward()
+        self.student.zero_grad()
+
     def loss(self, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
-        """Forward of one process, without DDP: the loss, and all values."""
-        self.step.start(self.context, 1)
+        """The last pass of a step, forward only, without DDP: the loss, and all values.
+
+        What the method keeps between steps stays as it was.
+        """
+        kept = [buffer.clone() for buffer in self.objective.buffers()]
+        found = self._forward(self.objective.passes - 1, rows)
+        for buffer, before in zip(self.objective.buffers(), kept, strict=True):
+            buffer.copy_(before)
+        return found
+
+    def _forward(self, number: int, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+        self.step.start(dataclasses.replace(self.context, forward_pass=number), 1)
         output, reduce = self.step(iter([batch(rows)]), self.student)
         loss: Tensor = reduce(output)[0]
         return loss, {name: float(value) for name, value in self.step.finish().items()}
@@ -146,13 +215,11 @@ class Bench:
             self.student.config, DistributedDataParallelConfig(), self.student
         )
         batches = [batch(rows) for rows in samples]
-        self.step.start(self.context, len(batches))
         ddp.zero_grad_buffer()
-        schedule.run(self.step, batches, [ddp], SEQUENCE, len(samples[0]), forward_only=False)
+        found = run_passes(self.step, self.context, batches, [ddp], SEQUENCE, len(samples[0]))
         sum_over_stages(self.objective)
         finalize_model_grads([ddp])
-        values = {name: float(value) for name, value in self.step.finish().items()}
-        return values, whole_gradients(self.student)
+        return {name: float(v) for name, v in found.items()}, whole_gradients(self.student)
 
     def parameters(self) -> list[Tensor]:
         """All that is trained."""
@@ -166,6 +233,7 @@ def against_differences(name: str, directions: int = 3, step: float = 1e-6) -> d
         The largest difference, relative to what such a direction shows on average.
     """
     bench, rows = Bench(name), list(range(SAMPLES))
+    bench.prepare(rows)
     generator = torch.Generator().manual_seed(4)
     origin = [p.detach().clone() for p in bench.parameters()]
     slopes: list[tuple[list[Tensor], dict[str, float]]] = []
