@@ -110,6 +110,27 @@ class TeacherSection:
 
 
 @dataclass
+class VocabMapSection:
+    """GLMD's vocabulary compression; a trained model has its map in its checkpoints.
+
+    Attributes:
+        size: tokens to keep: a number, or below 1 a share of the vocabulary.
+        table: the order of tokens, written by scripts/sort_vocab.py; needed for a new model only.
+        replace: what stands for the others: unk, or the kept token that is nearest by a teacher's
+            word embeddings: decoder (product), cosine or euclidean.
+        teacher: which teacher, where there are several.
+        unmap_output: logits of the kept tokens only, instead of all with shared rows: less memory
+            and time.
+    """
+
+    size: float | None = None
+    table: str | None = None
+    replace: str = "unk"
+    teacher: str | None = None
+    unmap_output: bool = False
+
+
+@dataclass
 class DistillSection:
     """What is learnt from teachers; each term's keys are those of its ``method``.
 
@@ -156,7 +177,7 @@ class ModelSection:
     bottleneck_size: int | None = None
     bottleneck_ffns: int = 1
     bottleneck_word_embedding: int | None = None
-    vocab_map: str | None = None
+    vocab_map: VocabMapSection | None = None
 
     activations_checkpoint_granularity: str | None = None
     activations_checkpoint_method: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ class IndexedCorpus:
                 pieces.append(self._data.get(sequence, first, min(end, size) - first))
             start, end = start - size, end - size
         return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, dtype=np.int64)
+
+    def chunks(self, size: int = 1 << 24) -> Iterator[npt.NDArray[np.integer[Any]]]:
+        """All tokens in order, at most `size` at a time, as they are stored."""
+        file = with_suffix(self.prefix, ".bin")
+        tokens = np.memmap(file, dtype=self._data.index.dtype, mode="r")
+        for start in range(0, len(tokens), size):
+            yield tokens[start : start + size]
 
 
 def _check_files(prefix: Path) -> None:

@@ -37,6 +37,18 @@ def shared(x: Tensor) -> Tensor:
     return x
 
 
+def whole_rows(x: Tensor) -> Tensor:
+    """Concatenation over tensor-parallel ranks along the first axis; in the backward each rank
+    gets the sum of all ranks' gradients of its own rows."""
+    if tp_size() == 1:
+        return x
+    # the exchange of sequence parallelism: gather the first axis, reduce-scatter its gradient
+    whole: Tensor = tensor_parallel.gather_from_sequence_parallel_region(
+        x, tensor_parallel_output_grad=True
+    )
+    return whole
+
+
 @torch.no_grad()
 def all_max(x: Tensor) -> Tensor:
     """Maximum over tensor-parallel ranks, without gradient."""

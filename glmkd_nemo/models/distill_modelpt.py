@@ -22,6 +22,7 @@ from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.distill.terms import teachers_of, terms_from_dict
 from glmkd_nemo.engine import schedule
+from glmkd_nemo.models.build_vocab_map import fill_vocab_map, teacher_of_map
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
@@ -50,7 +51,8 @@ class GLMDistillModelPT(GLMModelPT):
         self._distill = cast(dict[str, Any], OmegaConf.to_container(cfg.distill, resolve=True))
         teachers = [str(name) for name in self._teacher_cfgs]
         self._terms = terms_from_dict(self._distill, teachers)
-        if unused := self._teacher_cfgs.keys() - teachers_of(self._terms, teachers):
+        used = {*teachers_of(self._terms, teachers), teacher_of_map(cfg.get("vocab_map"), teachers)}
+        if unused := self._teacher_cfgs.keys() - used:
             raise ValueError(
                 f"no term uses the teacher {', '.join(sorted(unused))}: remove it from "
                 "model.teachers, or name it in a term of model.distill.terms."
@@ -78,6 +80,8 @@ class GLMDistillModelPT(GLMModelPT):
             beside = objective.possible_replacements().get(name)
             split = place_teacher(name, parts, config.split, cfg.num_layers, beside)
             teachers[name] = self._load_teacher(name, cfg, split, tapped_layers(parts, name))
+        models = {name: teacher.model for name, teacher in teachers.items()}
+        fill_vocab_map(student, self.cfg.get("vocab_map"), self.tokenizer, models)
         self.step = DistillationStep(config, objective, teachers)
         return student
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
-from glmkd_nemo.distill.parallel import shared, tp_size
+from glmkd_nemo.distill.parallel import shared, whole_rows
 from glmkd_nemo.models.vocab_map import VocabMap
 
 
@@ -136,7 +136,7 @@ class Logits:
         if self._picked is None:
             return self._weight[: len(self.columns)]
         here = self._picked[self.columns.start : self.columns.stop]
-        return F.embedding(here, _whole(self._weight))
+        return F.embedding(here, whole_rows(self._weight))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -209,14 +209,3 @@ def comparable(student: Logits, teacher: Logits, kept_only: bool = False) -> tup
     if student.tokens is None and alike:
         return student, teacher
     return student, teacher.at(student.tokens, student.width)
-
-
-def _whole(weight: Tensor) -> Tensor:
-    """All ranks' rows of a head; in the backward each rank gets the sum for its own."""
-    if tp_size() == 1:
-        return weight
-    # the same exchange as for sequences: gather the first axis, reduce-scatter its gradient
-    whole: Tensor = tensor_parallel.gather_from_sequence_parallel_region(
-        weight, tensor_parallel_output_grad=True
-    )
-    return whole

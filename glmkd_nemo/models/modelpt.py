@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import finalize_model_grads
 from nemo.core.classes import ModelPT, PretrainedModelInfo
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.nemo import NemoConnector, allow_target, load_tokenizer_of
@@ -26,6 +26,8 @@ from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer, build_scheduler
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
+from glmkd_nemo.models.build_vocab_map import fill_vocab_map
+from glmkd_nemo.models.export import plain_glm_config
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 
@@ -78,11 +80,11 @@ class GLMModelPT(ModelPT):
     def build_model(self) -> GLMModel:
         """Builds this rank's pipeline stage (parallel state is initialised)."""
         config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
-        return GLMModel(
-            config,
-            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
-            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
-        )
+        first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
+        last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+        model = GLMModel(config, pre_process=first, post_process=last)
+        fill_vocab_map(model, self.cfg.get("vocab_map"), self.tokenizer, {})
+        return model
 
     def configure_model(self) -> None:
         """Builds the model; Lightning calls it after the processes have joined. Idempotent.
@@ -268,11 +270,7 @@ class GLMModelPT(ModelPT):
 
     def export_config(self) -> DictConfig:
         """The configuration for a ``.nemo``: a plain GLM, whatever trained it."""
-        config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
-        for name in ("teachers", "distill"):
-            config.pop(name, None)
-        config["target"] = f"{__name__}.{GLMModelPT.__name__}"
-        return DictConfig(config)
+        return plain_glm_config(self.cfg, f"{__name__}.{GLMModelPT.__name__}")
 
     def sharded_state_dict(self, prefix: str = "") -> dict[str, Any]:
         """Weights of this stage as sharded tensors, keys starting with ``model.``."""
