@@ -24,13 +24,12 @@ class RailKDConfig(RandomLayers):
     """Options of RAIL-KD, and those of :class:`RandomLayers`.
 
     Attributes:
-        random_layers: false: every (t // s)-th layer of the teacher, the rest dropped.
         concatenated: project all layers side by side as one vector, not layer by layer.
         projection_size: width of both projections, u in the paper.
         embedding, final: whether the embedding and the final output take part.
     """
 
-    random_layers: bool = True
+    random_layers: bool = True  # else every (t // s)-th, the rest dropped
     concatenated: bool = True
     projection_size: int = 128
     embedding: bool = False
@@ -41,6 +40,7 @@ class RailKD(Method):
     """Random intermediate layers."""
 
     Config = RailKDConfig
+    shared = ("s_fit_dense",)
     teacher: ModelShape
 
     def __init__(self, config: RailKDConfig, student: ModelShape, teacher: ModelShape) -> None:
@@ -56,8 +56,8 @@ class RailKD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         c, n, m = self.config, self.student.layers, self.teacher.layers
-        layers = c.draw(context, "rail_kd", m, n - 1) if c.random_layers else self.inside
-        return [self._part(layers)]
+        name = f"rail_kd {self.place[0]}"  # teachers are drawn from independently
+        return [self._part(c.draw(context, name, m, n - 1) if c.random_layers else self.inside)]
 
     def possible_parts(self) -> list[Part]:
         return [self._part(self.inside)]
