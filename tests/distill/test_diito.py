@@ -13,6 +13,8 @@ from glmkd_nemo.distill.interchange import WAYS, Interchange, interchange
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext
 from glmkd_nemo.distill.methods.diito import DIITO, DIITOConfig
 from glmkd_nemo.distill.taps import Tap
+from glmkd_nemo.replay.flags import Setting
+from glmkd_nemo.replay.flags.methods.diito import TRANSLATION
 
 STUDENT, TEACHER = ModelShape(3, 8, 2), ModelShape(7, 8, 2)
 OUTPUT = ("output", None)
@@ -203,3 +205,15 @@ def test_models_that_do_not_fit():
         build(teacher=ModelShape(2, 8, 2))
     with pytest.raises(ValueError, match="alignment=full or late"):
         build(ModelShape(2, 8, 2), alignment="middle")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"forward_repeat_num": "1", "distill_soft_rate": "0.5"}, "has no effect.*diito_alpha_ce"),
+        ({}, "needs --forward_repeat_num=1"),
+    ],
+)
+def test_options_of_the_reference_that_have_no_effect(flags: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        TRANSLATION.terms(flags, Setting("pt", 2, (4,)), {})

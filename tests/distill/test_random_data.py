@@ -10,6 +10,7 @@ import torch
 
 from glmkd_nemo.distill.method import Batch, TaskBatch
 from glmkd_nemo.distill.random_data import RandomDataConfig, perturb, seen
+from glmkd_nemo.replay.flags.random_data import random_data
 
 B, C, S, VOCAB = 2, 3, 8, 50
 
@@ -119,3 +120,13 @@ def test_the_times_that_are_perturbed():
 def test_impossible_options(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         RandomDataConfig(**options)
+
+
+def test_options_of_the_reference():
+    flags = {"distill_random_data": "replace", "distill_random_data_method": "sample"}
+    expected = {"mode": "replace", "how": "sample", "passes": [0], "extra": 0}
+    assert random_data(flags) == expected
+    again = {"distill_random_data_n": "0,1", "forward_repeat_num": "1"}
+    assert random_data({**flags, **again}) == {**expected, "passes": [0, 1], "extra": 1}
+    assert random_data({**flags, "distill_random_data_n": "1"}) is None, "a repeat that never comes"
+    assert random_data({}) is None
