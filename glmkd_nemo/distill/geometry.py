@@ -20,6 +20,19 @@ from torch import Tensor
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means
 
 
+def check_relation_heads(method: str, heads: int, student: int, teacher: int) -> None:
+    """Refuses a number of heads that does not divide the widths of student and teacher.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if heads < 1 or student % heads or teacher % heads:
+        raise ValueError(
+            f"{method}: relation_heads {heads} must divide the hidden sizes {student} (student) "
+            f"and {teacher} (teacher)."
+        )
+
+
 def angles(centre: Tensor, others: Tensor) -> Tensor:
     """Cosines of the angles at ``centre`` between the directions to any two of ``others``.
 

@@ -49,11 +49,10 @@ class MGSKD(Method):
 
     def __init__(self, config: MGSKDConfig, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(config, student, teacher)
-        if student.hidden % config.relation_heads or teacher.hidden % config.relation_heads:
-            raise ValueError(
-                f"mgskd: relation_heads {config.relation_heads} must divide the hidden sizes "
-                f"{student.hidden} (student) and {teacher.hidden} (teacher)."
-            )
+        heads = config.relation_heads
+        geometry.check_relation_heads("mgskd", heads, student.hidden, teacher.hidden)
+        if min(config.anchors, config.neighbours) < 1:
+            raise ValueError("mgskd: anchors and neighbours must be above 0.")
         if not 0 < config.span_share <= 1:
             raise ValueError("mgskd: span_share must be above 0, at most 1; span=0 leaves it out.")
 
