@@ -126,6 +126,20 @@ def _predicts(
     return any(planned.part.prediction for planned in objective.possible_parts())
 
 
+def sort_vocabulary(corpus: Path, table: Path) -> None:
+    """Writes the vocabulary of the demo's text by frequency, for ``model.vocab_map.table``.
+
+    Args:
+        corpus: the demo's folder of text and tokenizer.
+        table: the file.
+    """
+    from glmkd_nemo.data.sort_vocab import sort_vocab
+    from glmkd_nemo.data.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer({"type": "bert", "path": str(corpus / "tokenizer")})
+    sort_vocab([corpus / "train"], table, tokenizer, overwrite=True, progress=False)
+
+
 def in_two_stages(
     terms: Mapping[str, Mapping[str, Any]], share: float, later: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from glmkd_nemo.demo.stages import Stage, StageRunner
 
 Outcome = dict[str, Any]
 SCRATCH, LABELS = "scratch", "labels only"
+STAGES = {"t0": "teacher", "t1": "second_teacher"}  # of the demo
 
 
 class Compare:
@@ -85,7 +86,7 @@ class Compare:
 
     def _baseline(self, size: ModelSettings) -> Row:
         name = SCRATCH if size == self.students[0] else f"{SCRATCH}_wide"
-        return _row(LABELS, size, "hard", self._trained(name, LABELS, size, None))
+        return _row(LABELS, size, "hard", self._trained(name, LABELS, size, {}))
 
     def _prepare(self, several: bool) -> None:
         """Text and teachers, of the demo's folder."""
@@ -114,38 +115,40 @@ class Compare:
         if not read["predicts"]:
             later = jobs.kd_terms(self.demo.settings, self.share)
             distill["terms"] = recipes.in_two_stages(distill["terms"], s.first_stage, later)
-        outcome = self._trained(entry.key, entry.label, size, distill, names)
+        paths = {name: {"restore_from_path": self.teachers[name]["nemo"]} for name in names}
+        changes = {**self._model_of(entry), "teachers": paths, "distill": distill}
+        outcome = self._trained(entry.key, entry.label, size, changes)
         return _row(entry.label, size, _words(distill["terms"]), outcome)
+
+    def _model_of(self, entry: Entry) -> dict[str, Any]:
+        """What a recipe changes in the model itself, with the table of its vocabulary."""
+        changes = dict(self.settings.models.get(entry.name, {}))
+        if "vocab_map" in changes:
+            table = self.runner.root / "vocabulary.tsv"
+            run_apart(f"{recipes.__name__}.sort_vocabulary", self.demo.corpus, table)
+            changes["vocab_map"] = {**changes["vocab_map"], "table": str(table)}
+        return changes
 
     def _shape(self, size: ModelSettings) -> tuple[int, ...]:
         vocabulary = self.demo.settings.vocab_size
         return size.num_layers, size.hidden_size, size.num_attention_heads, vocabulary
 
     def _trained(
-        self,
-        name: str,
-        label: str,
-        size: ModelSettings,
-        distill: dict[str, Any] | None,
-        teachers: list[str] | None = None,
+        self, name: str, label: str, size: ModelSettings, model: dict[str, Any]
     ) -> Outcome:
-        """One student: trained and measured on the test text."""
+        """One student, with these changes of section `model`: trained, measured on test text."""
         s, corpus = self.sizes, self.demo.corpus
         changes = jobs.pretraining(name, self.runner.folder(name), corpus, size, s)
-        if distill is not None:
-            paths = {t: {"restore_from_path": self.teachers[t]["nemo"]} for t in teachers or []}
-            changes["model"] |= {"teachers": paths, "distill": distill}
+        changes["model"] |= model
 
         def work(folder: Path) -> Outcome:
             outcome = run_apart(f"{TRAINING}.train", folder, label, changes, s.threads)
             held_out = (outcome["nemo"], corpus / "test", s.test_batches, s.threads)
             return {**outcome, "test": run_apart(f"{TRAINING}.held_out", *held_out)}
 
-        used = {"corpus": self._after["corpus"]}
-        for teacher in teachers or []:
-            stage = {"t0": "teacher", "t1": "second_teacher"}[teacher]
-            used[stage] = self._after[stage]
-        spec = {"config": changes, "after": used, "test_batches": s.test_batches}
+        stages = ["corpus", *(STAGES[teacher] for teacher in model.get("teachers", {}))]
+        after = {stage: self._after[stage] for stage in stages}
+        spec = {"config": changes, "after": after, "test_batches": s.test_batches}
         return self.runner.run(Stage(name, {**spec, "threads": s.threads}, work))
 
     def _facts(self) -> dict[str, str]:

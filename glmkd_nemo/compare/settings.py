@@ -24,6 +24,7 @@ class CompareSettings:
     first_stage: float
     second_teacher: ModelSettings
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def load_settings(changes: dict[str, Any], path: Path = CONF / "compare.yaml") -> CompareSettings:
