@@ -47,6 +47,7 @@ _LAYER = {
 _WHOLE_BACK = {ours: original for original, ours in _WHOLE.items()}
 _LAYER_BACK = {ours: original for original, ours in _LAYER.items()}
 _ORIGINAL_LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_NUMBERED = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _OUR_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
@@ -145,9 +146,9 @@ def whole_model_name(model: GLMModel, name: str) -> str:
     """Name of a stage's parameter in the whole model: global layer number, tied head merged."""
     if name == "output_layer.weight":
         return WORD_EMBEDDINGS
-    if match := _OUR_LAYER.fullmatch(name):
+    if match := _NUMBERED.fullmatch(name):
         number = 0 if model.config.share_layers else int(match[1]) + model.layers.start
-        return f"decoder.layers.{number}.{match[2]}.{match[3]}"
+        return f"decoder.layers.{number}.{match[2]}"
     return name
 
 
@@ -170,7 +171,7 @@ def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
         whole_name = whole_model_name(model, name)
         if whole_name not in state:
             raise ValueError(f"the checkpoint has no {whole_name!r}")
-        part = _shard(state[whole_name], parameter, whole_name)
+        part = shard_of(state[whole_name], parameter, whole_name)
         if part.shape != parameter.shape:
             raise ValueError(
                 f"{whole_name}: the checkpoint's shard is {tuple(part.shape)}, the model's "
@@ -179,8 +180,8 @@ def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
         parameter.copy_(part)
 
 
-def _shard(whole: Tensor, parameter: Tensor, name: str) -> Tensor:
-    """This rank's part; rows that only pad the vocabulary are zero."""
+def shard_of(whole: Tensor, parameter: Tensor, name: str) -> Tensor:
+    """This rank's part of a whole tensor; rows that only pad the vocabulary are zero."""
     if not getattr(parameter, "tensor_model_parallel", False):
         return whole
     dim = int(parameter.partition_dim)  # type: ignore[attr-defined]

@@ -11,10 +11,12 @@ from glmkd_nemo.demo.page import items, picture, table
 from glmkd_nemo.demo.plots import COLOURS
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-HEAD = ["student", "learns from", "loss", "to labels only", "accuracy", "step"]
+HEAD = ["recipe", "student", "learns from", "loss", "to labels only", "accuracy", "step"]
 NOTES = [
     "Recipes are those of conf/method and conf/aggregator, with the options of conf/compare.yaml. "
     "One without labels and soft labels is followed by KD (soft and hard labels), see there.",
+    "A method that compares widths as they are has a student as wide as the teacher, which is "
+    "compared with one of that width.",
     "Loss is in nats per blank token; accuracy is the share of blank tokens whose most likely "
     "prediction is right. A step's time includes the teachers' forward passes.",
     "One text, one seed, small models, few steps: this shows that each method trains, and what it "
@@ -31,7 +33,7 @@ def write_page(found: Comparison, path: Path) -> None:
         )
     page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         bars=picture(bars(found), "difference of held-out loss to the student with labels only"),
-        table=table(HEAD, [cells(found, row) for row in all_rows(found)], 2),
+        table=table(HEAD, [cells(found, row) for row in all_rows(found)], 3),
         refused=refused,
         notes=items(NOTES),
         facts=table(["", ""], [[name, value] for name, value in found.facts.items()], 9),
@@ -40,41 +42,36 @@ def write_page(found: Comparison, path: Path) -> None:
 
 
 def all_rows(found: Comparison) -> list[Row]:
-    """The teacher, then all students, best first."""
-    students = sorted([*found.rows, found.scratch], key=lambda row: row.loss)
-    return [found.teacher, *students]
+    """The teacher, students with labels only, then all others, best first."""
+    return [found.teacher, *found.scratch, *found.ranked()]
 
 
 def cells(found: Comparison, row: Row) -> list[str]:
     """A row of the table, under :data:`HEAD`."""
     return [
         row.label,
+        row.student,
         row.learns,
         f"{row.loss:.3f}",
-        "" if row is found.scratch else f"{found.gain(row):+.3f}",
+        f"{found.gain(row):+.3f}" if row in found.rows else "",
         f"{100 * row.accuracy:.1f} %",
         f"{1000 * row.step_seconds:.0f} ms",
     ]
 
 
 def bars(found: Comparison) -> bytes:
-    """Difference of held-out loss to the student with labels only, as PNG."""
+    """Difference of held-out loss to the like student with labels only, as PNG."""
     from matplotlib.figure import Figure
 
-    rows = found.rows
+    rows = found.ranked()
     figure = Figure(figsize=(9, 1.2 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
     gains = [found.gain(row) for row in rows]
     colours = [COLOURS[2] if gain < 0 else COLOURS[1] for gain in gains]
-    drawn = axes.barh([row.label for row in rows], gains, color=colours, height=0.7)
+    drawn = axes.barh([_named(found, row) for row in rows], gains, color=colours, height=0.7)
     axes.bar_label(drawn, labels=[f"{gain:+.3f}" for gain in gains], padding=3, fontsize=8)
     axes.axvline(0, color="black", linewidth=1)
-    teacher = found.gain(found.teacher)
-    axes.axvline(teacher, color="black", linewidth=1, linestyle=":", label="teacher")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.set_xlabel(
-        "held-out loss, difference to the student with labels only (nats; left: better)"
-    )
+    axes.set_xlabel("held-out loss, difference to labels only (nats; left: better)")
     axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.tick_params(labelsize=8)
@@ -82,3 +79,7 @@ def bars(found: Comparison) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def _named(found: Comparison, row: Row) -> str:
+    return row.label if row.student == found.scratch[0].student else f"{row.label}, {row.student}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def entries(names: list[str], conf: Path = CONF) -> list[Entry]:
         Entry(group, path.stem)
         for group in GROUPS
         for path in sorted((conf / group).glob("*.yaml"))
+        if not _is_for_tasks(path)
     ]
     known = {entry.name for entry in there_are}
     for name in names:
@@ -50,53 +51,78 @@ def entries(names: list[str], conf: Path = CONF) -> list[Entry]:
     return [entry for entry in there_are if not names or entry.name in names]
 
 
+def _is_for_tasks(path: Path) -> bool:
+    from omegaconf import OmegaConf
+
+    found: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    return any(term.get("of") == "classes" for term in found.get("terms", {}).values())
+
+
 def read(
     entry: Entry,
     options: Mapping[str, Mapping[str, Any]],
-    student: tuple[int, ...],
+    students: Sequence[tuple[int, ...]],
     teachers: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Any]:
-    """The section ``model.distill`` of a recipe, and whether it learns predictions.
+    """The section ``model.distill`` of a recipe, what it learns, and the student that it takes.
 
     Heavy imports: to be run in a child (see :mod:`glmkd_nemo.demo.process`).
 
     Args:
         entry: which one.
         options: changed options, by method.
-        student, teachers: layers, width, heads, vocabulary; the teachers' by name.
+        students: layers, width, heads, vocabulary of students; the first that fits is taken.
+        teachers: the same of teachers, by name.
 
     Returns:
-        ``distill`` (plain values) and ``predicts``.
+        ``distill`` (plain values), ``predicts`` (whether it has labels or soft labels) and
+        ``student`` (which one).
 
     Raises:
-        ValueError: the recipe does not fit these models.
+        ValueError: the recipe fits none of these students.
     """
     from hydra import compose, initialize_config_dir
     from nemo.core.config import hydra_runner  # noqa: F401  (registers the resolvers of conf/)
     from omegaconf import OmegaConf
 
-    group_is_listed = entry.group in (CONF / "pretrain.yaml").read_text(encoding="utf-8")
-    choice = f"{'' if group_is_listed else '+'}{entry.group}={entry.name}"
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("pretrain", overrides=[choice])
+        config = compose("pretrain", overrides=_overrides(entry))
     distill: Any = OmegaConf.to_container(config.model.distill, resolve=True)
     for term in distill["terms"].values():
         term.update(options.get(term["method"], {}))
-    predicts = entry.group != "method" or _predicts(distill["terms"], student, teachers)
-    return {"distill": distill, "predicts": predicts}
+    refused: list[ValueError] = []
+    for number, student in enumerate(students):
+        try:
+            predicts = _predicts(distill, student, teachers)
+        except ValueError as error:
+            refused.append(error)
+        else:
+            return {"distill": distill, "predicts": predicts, "student": number}
+    raise refused[0]
+
+
+def _overrides(entry: Entry) -> list[str]:
+    """Hydra's choice of the recipe; an aggregator without terms of its own combines KD's."""
+    path = CONF / entry.group / f"{entry.name}.yaml"
+    group_is_listed = f"{entry.group}:" in (CONF / "pretrain.yaml").read_text(encoding="utf-8")
+    choice = f"{'' if group_is_listed else '+'}{entry.group}={entry.name}"
+    has_terms = "\nterms:" in path.read_text(encoding="utf-8")
+    return [choice] if has_terms else ["method=kd", choice]
 
 
 def _predicts(
-    terms: Mapping[str, Mapping[str, Any]],
+    distill: Mapping[str, Any],
     student: tuple[int, ...],
     teachers: Mapping[str, tuple[int, ...]],
 ) -> bool:
     from glmkd_nemo.distill.method import ModelShape
-    from glmkd_nemo.distill.objective import Objective, term_from_dict
+    from glmkd_nemo.distill.objective import Objective
+    from glmkd_nemo.distill.terms import terms_from_dict
 
     shapes = {name: ModelShape(*sizes) for name, sizes in teachers.items()}
-    built = {name: term_from_dict(name, term, shapes) for name, term in terms.items()}
-    objective = Objective(built, ModelShape(*student), shapes)
+    terms = terms_from_dict(distill, shapes)
+    several = distill.get("aggregator")
+    objective = Objective(terms, ModelShape(*student), shapes, aggregator=several)
     return any(planned.part.prediction for planned in objective.possible_parts())
 
 

@@ -13,6 +13,7 @@ class Row:
 
     Attributes:
         label: what the reader sees.
+        student: its size, "layers x width".
         learns: the terms of its objective, in words.
         loss: mean cross entropy per blank token on the test text, in nats.
         accuracy: share of blank tokens of the test text predicted exactly, 0-1.
@@ -20,6 +21,7 @@ class Row:
     """
 
     label: str
+    student: str
     learns: str
     loss: float
     accuracy: float
@@ -28,25 +30,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, best first, beside the student without a teacher and the teacher.
+    """All students, beside those without a teacher and the teacher.
 
     Attributes:
-        scratch: the student trained with labels only.
         teacher: the demo's teacher.
+        scratch: students trained with labels only, one of each size.
         rows: the recipes that were trained.
         refused: why a recipe was not, by label.
         facts: what was run.
     """
 
-    scratch: Row
     teacher: Row
+    scratch: list[Row]
     rows: list[Row]
     refused: dict[str, str]
     facts: dict[str, str]
 
     def gain(self, row: Row) -> float:
-        """Loss of `row` minus that of the student without a teacher (below 0: better)."""
-        return row.loss - self.scratch.loss
+        """Loss of `row` minus that of the like student with labels only (below 0: better)."""
+        return row.loss - next(s.loss for s in self.scratch if s.student == row.student)
+
+    def ranked(self) -> list[Row]:
+        """The recipes, best first."""
+        return sorted(self.rows, key=self.gain)
 
     def save(self, path: Path) -> None:
         """Writes JSON."""

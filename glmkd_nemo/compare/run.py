@@ -20,7 +20,7 @@ from glmkd_nemo.demo.settings import DemoSettings, ModelSettings
 from glmkd_nemo.demo.stages import Stage, StageRunner
 
 Outcome = dict[str, Any]
-SCRATCH = "scratch"
+SCRATCH, LABELS = "scratch", "labels only"
 
 
 class Compare:
@@ -37,7 +37,9 @@ class Compare:
     ) -> None:
         self.settings, self.say = settings, say
         self.demo = Demo(demo, say)
-        self.student = dataclasses.replace(demo.student, steps=settings.steps)
+        narrow = dataclasses.replace(demo.student, steps=settings.steps)
+        wide = dataclasses.replace(narrow, hidden_size=demo.teacher.hidden_size)
+        self.students = [narrow, wide]
         self.sizes = dataclasses.replace(demo, batch_size=settings.batch_size)
         self.runner = StageRunner(Path(settings.out).absolute(), self._announce)
         self.teachers: dict[str, Outcome] = {}
@@ -64,7 +66,7 @@ class Compare:
         """
         warm_up(TRAINING)
         self._prepare(several=any(entry.group == "aggregator" for entry in chosen))
-        scratch = self._trained(SCRATCH, "labels only", None)
+        scratch = [self._baseline(self.students[0])]
         rows, refused = [], {}
         self._began, self._anew = time.monotonic(), 0
         for number, entry in enumerate(chosen, 1):
@@ -75,13 +77,15 @@ class Compare:
             except (ValueError, StageFailedError) as error:
                 refused[entry.label] = str(error)
                 self.say(f"  not trained: {error}")
-        return Comparison(
-            scratch=_row("labels only", "hard", scratch),
-            teacher=_row("teacher", "hard", self.teachers["t0"]),
-            rows=sorted(rows, key=lambda row: row.loss),
-            refused=refused,
-            facts=self._facts(),
-        )
+        if any(row.student != scratch[0].student for row in rows):
+            scratch.append(self._baseline(self.students[1]))
+        t = self.demo.settings.teacher
+        teacher = _row("teacher", t, "hard", self.teachers["t0"])
+        return Comparison(teacher, scratch, rows, refused, self._facts())
+
+    def _baseline(self, size: ModelSettings) -> Row:
+        name = SCRATCH if size == self.students[0] else f"{SCRATCH}_wide"
+        return _row(LABELS, size, "hard", self._trained(name, LABELS, size, None))
 
     def _prepare(self, several: bool) -> None:
         """Text and teachers, of the demo's folder."""
@@ -104,15 +108,14 @@ class Compare:
         s, names = self.settings, ["t0", "t1"] if entry.group == "aggregator" else ["t0"]
         sizes = {"t0": self.demo.settings.teacher, "t1": s.second_teacher}
         shapes = {name: self._shape(sizes[name]) for name in names}
-        read = run_apart(
-            f"{recipes.__name__}.read", entry, s.options, self._shape(self.student), shapes
-        )
-        distill = read["distill"]
+        students = [self._shape(size) for size in self.students]
+        read = run_apart(f"{recipes.__name__}.read", entry, s.options, students, shapes)
+        distill, size = read["distill"], self.students[read["student"]]
         if not read["predicts"]:
             later = jobs.kd_terms(self.demo.settings, self.share)
             distill["terms"] = recipes.in_two_stages(distill["terms"], s.first_stage, later)
-        outcome = self._trained(entry.key, entry.label, distill, names)
-        return _row(entry.label, _words(distill["terms"]), outcome)
+        outcome = self._trained(entry.key, entry.label, size, distill, names)
+        return _row(entry.label, size, _words(distill["terms"]), outcome)
 
     def _shape(self, size: ModelSettings) -> tuple[int, ...]:
         vocabulary = self.demo.settings.vocab_size
@@ -122,12 +125,13 @@ class Compare:
         self,
         name: str,
         label: str,
+        size: ModelSettings,
         distill: dict[str, Any] | None,
         teachers: list[str] | None = None,
     ) -> Outcome:
         """One student: trained and measured on the test text."""
         s, corpus = self.sizes, self.demo.corpus
-        changes = jobs.pretraining(name, self.runner.folder(name), corpus, self.student, s)
+        changes = jobs.pretraining(name, self.runner.folder(name), corpus, size, s)
         if distill is not None:
             paths = {t: {"restore_from_path": self.teachers[t]["nemo"]} for t in teachers or []}
             changes["model"] |= {"teachers": paths, "distill": distill}
@@ -150,18 +154,21 @@ class Compare:
             "text": d.corpus or "CPython's documentation",
             "steps of a student": str(s.steps),
             "batch": f"{s.batch_size} windows of {d.seq_length} positions",
-            "student": f"{self.student.num_layers} x {self.student.hidden_size}",
-            "teacher": f"{d.teacher.num_layers} x {d.teacher.hidden_size}, {d.teacher.steps} steps",
-            "second teacher": f"{s.second_teacher.num_layers} x {s.second_teacher.hidden_size}, "
-            f"{s.second_teacher.steps} steps",
+            "teacher": f"{_size(d.teacher)}, {d.teacher.steps} steps",
+            "second teacher": f"{_size(s.second_teacher)}, {s.second_teacher.steps} steps",
             "seed": str(d.seed),
             **facts.versions(),
         }
 
 
-def _row(label: str, learns: str, outcome: Outcome) -> Row:
+def _size(size: ModelSettings) -> str:
+    return f"{size.num_layers} x {size.hidden_size}"
+
+
+def _row(label: str, size: ModelSettings, learns: str, outcome: Outcome) -> Row:
     test = outcome["test"]
-    return Row(label, learns, test["loss"], test["accuracy"], outcome["step_seconds"])
+    numbers = (test["loss"], test["accuracy"], outcome["step_seconds"])
+    return Row(label, _size(size), learns, *numbers)
 
 
 def _words(terms: dict[str, dict[str, Any]]) -> str:

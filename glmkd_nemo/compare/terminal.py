@@ -16,7 +16,7 @@ def print_table(found: Comparison, page: Path) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False)
     for number, head in enumerate(HEAD):
-        table.add_column(head, justify="right" if number > 1 else "left", no_wrap=number != 1)
+        table.add_column(head, justify="right" if number > 2 else "left", no_wrap=number != 2)
     for row in all_rows(found):
         table.add_row(*cells(found, row))
     console.print(table)

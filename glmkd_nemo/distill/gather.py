@@ -19,7 +19,7 @@ def whole_gradients(model: GLMModel) -> dict[str, Tensor]:
     Call it on every rank, after the gradients are reduced. Parameters that got none are left out.
     """
     mine = {
-        whole_model_name(model, name): _whole(parameter.main_grad, parameter)
+        whole_model_name(model, name): whole_tensor(parameter.main_grad, parameter)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -29,7 +29,8 @@ def whole_gradients(model: GLMModel) -> dict[str, Tensor]:
     return _of_all_stages(mine)
 
 
-def _whole(x: Tensor, parameter: Tensor) -> Tensor:
+def whole_tensor(x: Tensor, parameter: Tensor) -> Tensor:
+    """A parameter's tensor ``x`` (its values, its gradient), gathered over tensor parallelism."""
     if not getattr(parameter, "tensor_model_parallel", False):
         return x
     group = parallel_state.get_tensor_model_parallel_group()

@@ -20,4 +20,5 @@ def plain_glm_config(cfg: DictConfig, target: str) -> DictConfig:
     for name in ("teachers", "distill"):
         config.pop(name, None)
     config["vocab_map"] = kept_section(config.get("vocab_map"))
-    return DictConfig({**config, "target": target})
+    config["target"] = target
+    return DictConfig(config)

@@ -20,6 +20,7 @@ from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.flags import Setting, Translation
 from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
 from glmkd_nemo.replay.flags.predictions import prediction_terms
+from glmkd_nemo.replay.flags.random_data import random_data
 from glmkd_nemo.replay.vocab_maps import sizes_with_map
 
 # Cases that record a fault of the reference, which this project mends: they do not count.
@@ -122,10 +123,15 @@ class Case:
             return {"hard": {"method": "hard"}}
         if self.folder.parent.name == "distill_mt" or "steps" in self.record:
             raise options.NotYet("several teachers or several steps")
-        if any(name.startswith(("mt_", "distill_random_data")) for name in self.flags):
-            raise options.NotYet("several teachers or perturbed data")
+        if any(n.startswith("mt_") and n != "mt_disable_operation" for n in self.flags):
+            raise options.NotYet("several teachers")
         predictions = prediction_terms(self.flags, self.setting)
         return self.translation.terms(self.flags, self.setting, predictions)
+
+    @property
+    def random_data(self) -> dict[str, Any] | None:
+        """``distill.random_data``: how inputs are perturbed."""
+        return None if self.is_plain else random_data(self.flags)
 
     def student(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The student's weights (original names) and sizes."""
@@ -155,8 +161,9 @@ class Case:
         if self.is_plain:
             return {"student": self.tensors["out/logits"]}
         files = {"student": self.record["student_logits_file"][0]}
-        if self.record.get("teacher_logits_files"):
-            files["t0"] = self.record["teacher_logits_files"][0][0]
+        teachers = self.record.get("teacher_logits_files")
+        if teachers and teachers[0][0] is not None:  # a teacher that did not run has none
+            files["t0"] = teachers[0][0]
         return {who: load_file(self.root / file)["logits"] for who, file in files.items()}
 
     @cached_property
@@ -202,8 +209,12 @@ class Case:
         factor in that weight which is not."""
         name, suffix = component, ""
         if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat\d+.*)?", component):
-            several = len(self.record["teacher_model_files"]) > 1
-            name, suffix = match[1] + (match[3] or ""), f"@t{match[2]}" if several else ""
+            several, again = len(self.record["teacher_model_files"]) > 1, match[3] or ""
+            if "ignore_first_backward_gard" in self.flags:  # only the last pass counts
+                if not again:
+                    return None
+                again = again.removeprefix("_repeat1")
+            name, suffix = match[1] + again, f"@t{match[2]}" if several else ""
         found = options.matched(name, {**PREDICTION_PARTS, **self.translation.parts})
         if found is None:
             return None

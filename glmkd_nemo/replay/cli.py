@@ -80,10 +80,14 @@ def _rank(
 def _one(folder: str, sp: bool, recompute: str | None, table: _Table) -> None:
     from glmkd_nemo.replay.compare import TOLERANCE, errors
     from glmkd_nemo.replay.run import run_case
+    from glmkd_nemo.replay.truncation import COLLECTION, replay_truncation
 
     case = Case(Path(folder))
     if case.excluded is not None:
         table.note(case.name, f"excluded: {case.excluded}")
+        return
+    if case.folder.parent.name == COLLECTION:
+        table.row(case.name, *replay_truncation(case, sp))
         return
     try:
         case.terms  # noqa: B018  (is it one that this version can run?)

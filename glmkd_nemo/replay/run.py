@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_original
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
-from glmkd_nemo.distill.method import ModelShape, StepContext, batch_of
+from glmkd_nemo.distill.method import Batch, ModelShape, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
+from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher
 from glmkd_nemo.engine import schedule
@@ -31,6 +33,7 @@ from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.case import Case
+from glmkd_nemo.replay.flags.random_data import RecordedShuffle
 
 
 @dataclass
@@ -64,6 +67,8 @@ class _RecordedContext(StepContext):
 
     def draws(self, *what: object) -> random.Random:
         case = self.case
+        if case is not None and what[0] == "random data":
+            return RecordedShuffle(case.record)
         if case is None or case.translation.draws is None:
             return _Recorded(list(self.layers))
         return case.translation.draws(case.record, case.tensors, what)
@@ -95,11 +100,13 @@ def run_case(
     outcome = Outcome(weights={p.name: p.weight for p in objective.parts(context)})
     batch = tasks.fields_of(case.inputs, case.head, dtype)
     outcome.values = _forward_backward(student, step, context, batch)
-    outcome.values["hard_label"] = _hard_label(student, batch)
     outcome.gradients = _original(case, whole_gradients(student), sizes["num_attention_heads"])
-    outcome.logits["student"] = whole_logits(student, batch_of(batch))
+    seen = objective.views_of(batch_of(batch), context)[0]
+    with standing_in(student, objective.replacements(context), teachers):
+        outcome.values["hard_label"] = _hard_label(student, seen)
+        outcome.logits["student"] = whole_logits(student, seen)
     for name, teacher in teachers.items():
-        outcome.logits[name] = whole_logits(teacher.model, batch_of(batch))
+        outcome.logits[name] = whole_logits(teacher.model, seen)
     return outcome
 
 
@@ -107,7 +114,7 @@ def _objective(case: Case, sizes: Mapping[str, Any], dtype: torch.dtype) -> Obje
     """The terms of a case, their projections as recorded."""
     shapes = {f"t{i}": _shape(sizes) for i, (_, sizes) in enumerate(case.teachers())}
     terms = {n: term_from_dict(n, t, shapes) for n, t in case.terms.items()}
-    objective = Objective(terms, _shape(sizes), shapes).to(dtype)
+    objective = Objective(terms, _shape(sizes), shapes, random_data=case.random_data).to(dtype)
     own = dict(objective.named_parameters())
     with torch.no_grad():
         for name, tensor in case.extra_parameters().items() if not case.is_plain else ():
@@ -157,15 +164,16 @@ def _forward_backward(
     return {name: float(value) for name, value in values.items()}
 
 
-def _hard_label(student: GLMModel, batch: dict[str, Any]) -> float:
+def _hard_label(student: GLMModel, batch: Batch) -> float:
     """The cross-entropy with the labels, which the reference logs in every case."""
-    term = {"method": "hard", "of": "tokens" if batch.get("task") is None else "classes"}
+    term = {"method": "hard", "of": "tokens" if batch.task is None else "classes"}
     objective = Objective({"hard": term_from_dict("hard", term, [])}, _NO_SHAPE, {})
     step = DistillationStep(student.config, objective, {})
     step.start(StepContext(), num_microbatches=1)
-    b, s = batch["input_ids"].shape
+    fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    b, s = batch.input_ids.shape
     with torch.no_grad():
-        schedule.run(step, [batch], [student], s, b, forward_only=True)
+        schedule.run(step, [fields], [student], s, b, forward_only=True)
     return float(step.finish()["loss"])
 
 

@@ -21,10 +21,10 @@ STUDENT, TEACHER = (2, 16, 4, 64), (4, 32, 4, 64)
 
 
 def folder(tmp_path: Path) -> Path:
-    for name in ("method/kd", "method/abc", "aggregator/mean"):
+    for name in ("method/kd", "method/abc", "method/task", "aggregator/mean"):
         path = tmp_path / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("")
+        path.write_text("terms: {x: {method: kd, of: classes}}" if "task" in name else "")
     return tmp_path
 
 
@@ -39,14 +39,20 @@ def test_recipes_are_found_by_listing(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_read_as_shipped_with_changed_options() -> None:
-    read = recipes.read(Entry("method", "kd"), {"kd": {"mask": "none"}}, STUDENT, {"t0": TEACHER})
+    teachers, kd = {"t0": TEACHER}, Entry("method", "kd")
+    read = recipes.read(kd, {"kd": {"mask": "none"}}, [STUDENT], teachers)
     assert read["distill"]["terms"]["kd"]["mask"] == "none"
     assert read["distill"]["terms"]["kd"]["temperature"] == 10.0
     assert read["predicts"]
-    read = recipes.read(Entry("method", "tinybert"), {}, STUDENT, {"t0": TEACHER})
+    read = recipes.read(Entry("method", "tinybert"), {}, [STUDENT], teachers)
     assert not read["predicts"]
     with pytest.raises(ValueError, match="4 heads and the teacher 8"):
-        recipes.read(Entry("method", "tinybert"), {}, STUDENT, {"t0": (4, 32, 8, 64)})
+        recipes.read(Entry("method", "tinybert"), {}, [STUDENT], {"t0": (4, 32, 8, 64)})
+
+
+def test_a_recipe_for_equal_widths_gets_a_wide_student() -> None:
+    entry, wide = Entry("method", "pkd"), (2, 32, 4, 64)
+    assert recipes.read(entry, {}, [STUDENT, wide], {"t0": TEACHER})["student"] == 1
 
 
 def test_two_stages_follow_each_other() -> None:
@@ -75,8 +81,13 @@ class Children:
 
     def __call__(self, function: str, *args: Any) -> Any:
         if function.endswith(".read"):
-            terms = {args[0].name: {"method": args[0].name}}
-            return {"distill": {"terms": terms}, "predicts": args[0].name != "tinybert"}
+            name = args[0].name
+            terms = {name: {"method": name}}
+            return {
+                "distill": {"terms": terms},
+                "predicts": name != "tinybert",
+                "student": name == "pkd",
+            }
         if function.endswith(".held_out"):
             return {"loss": 5.0 - 0.1 * len(Path(args[0]).name), "accuracy": 0.25}
         name = args[2]["name"]
@@ -115,7 +126,7 @@ def test_a_finished_student_is_skipped(tmp_path: Path, children: Children) -> No
     found = compare(tmp_path, lines).run(METHODS)
     assert children.trained == ["teacher", "scratch", "kd", "tinybert"]
     assert "  done before" in lines
-    assert [row.label for row in found.rows] == ["tinybert", "kd"]  # the better one first
+    assert [row.label for row in found.ranked()] == ["tinybert", "kd"]  # the better one first
     compare(tmp_path, steps=9).run(METHODS)
     assert children.trained[4:] == ["scratch", "kd", "tinybert"]  # not the teacher
 
@@ -143,26 +154,36 @@ def test_a_recipe_that_cannot_be_trained_does_not_end_the_others(
     assert not compare(tmp_path).run(METHODS).refused
 
 
+def test_a_wide_student_has_a_baseline_of_its_own(tmp_path: Path, children: Children) -> None:
+    found = compare(tmp_path).run([*METHODS, Entry("method", "pkd")])
+    assert [row.student for row in found.scratch] == ["2 x 96", "2 x 192"]
+    assert children.configs["pkd"]["model"]["hidden_size"] == 192
+    rows = {row.label: row for row in found.rows}
+    assert found.gain(rows["pkd"]) == pytest.approx(rows["pkd"].loss - found.scratch[1].loss)
+    assert found.gain(rows["kd"]) == pytest.approx(rows["kd"].loss - found.scratch[0].loss)
+
+
 def comparison() -> Comparison:
-    scratch, teacher = (
-        Row("labels only", "hard", 5.0, 0.2, 0.1),
-        Row("teacher", "hard", 4.5, 0.3, 1),
-    )
-    rows = [Row("kd", "kd, hard", 4.9, 0.2, 0.1), Row("<b>", "x", 5.1, 0.1, 0.2)]
-    return Comparison(scratch, teacher, rows, {"other": "a & b"}, {"seed": "1"})
+    small, wide = "2 x 96", "2 x 192"
+    scratch = [Row("labels only", s, "hard", loss, 0.2, 0.1) for s, loss in ((small, 5), (wide, 4))]
+    teacher = Row("teacher", "4 x 192", "hard", 4.5, 0.3, 1)
+    rows = [Row("<b>", wide, "x", 4.1, 0.1, 0.2), Row("kd", small, "kd, hard", 4.9, 0.2, 0.1)]
+    return Comparison(teacher, scratch, rows, {"other": "a & b"}, {"seed": "1"})
 
 
 def test_the_page_is_ordered_and_stands_alone(tmp_path: Path) -> None:
     found = comparison()
-    assert [row.label for row in all_rows(found)] == ["teacher", "kd", "labels only", "<b>"]
-    assert cells(found, found.rows[0])[3] == "-0.100"
+    labels = [row.label for row in all_rows(found)]
+    assert labels == ["teacher", "labels only", "labels only", "kd", "<b>"]
+    gains = [cells(found, row)[4] for row in all_rows(found)]
+    assert gains == ["", "", "", "-0.100", "+0.100"]
     write_page(found, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "<b>" not in text
     assert "a &amp; b" in text
     assert 'src="http' not in text
     found.save(tmp_path / "results.json")
-    assert json.loads((tmp_path / "results.json").read_text())["scratch"]["loss"] == 5.0
+    assert json.loads((tmp_path / "results.json").read_text())["scratch"][0]["loss"] == 5
 
 
 def test_errors_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,8 @@
 
 The first position of each student layer against the attention-weighted mean of all teacher layers.
 As in GLMKD: outputs of the layers' input layernorms from layer 1 up, and the final output; the mean
-squared error averages over the width. The paper's lambda is the term's weight (``alp_kd_lambda`` of
-GLMKD has no effect: its numbers are those of weight 1).
+squared error averages over the width. The paper's lambda is the term's weight: GLMKD's option
+``alp_kd_lambda`` has no effect, so its numbers are those of weight 1, and there is no such option.
 """
 
 from __future__ import annotations

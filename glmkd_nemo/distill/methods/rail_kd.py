@@ -1,8 +1,8 @@
 """RAIL-KD: RAndom Intermediate Layer Knowledge Distillation (arXiv 2109.10164, section 3).
 
 Each layer's mean over positions against that of a random layer of the teacher, both projected to
-one width and scaled to length 1. As in GLMKD: padding averaged in, one projection per model for all
-layers, no weights of layers (alpha), and the *sum* over the micro-batch, not the mean.
+one width and scaled to length 1. As in GLMKD: padding averaged in, one projection per model, layers
+of equal weight (its ``rail_kd_layer_wise_alpha`` has no effect), the *sum* over the micro-batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RailKDConfig(RandomLayers):
     """Options of RAIL-KD, and those of :class:`RandomLayers`.
 
     Attributes:
-        random_layers: false for every (t // s)-th layer of the teacher.
+        random_layers: false: every (t // s)-th layer of the teacher, the rest dropped.
         concatenated: project all layers side by side as one vector, not layer by layer.
         projection_size: width of both projections, u in the paper.
         embedding, final: whether the embedding and the final output take part.
@@ -46,21 +46,21 @@ class RailKD(Method):
     def __init__(self, config: RailKDConfig, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(config, student, teacher)
         config.check("rail_kd")
-        self.regular = skip(teacher.layers, student.layers)[1:-1]
-        n, u = len(self.regular) + config.embedding + config.final, config.projection_size
-        if n == 0:
+        regular = skip(teacher.layers, student.layers)[1:-1]
+        self.inside = range(1, teacher.layers) if config.random_layers else regular
+        if student.layers == 1 and not (config.embedding or config.final):
             raise ValueError("rail_kd: one layer has none inside: set embedding or final to true.")
-        width = n if config.concatenated else 1
-        self.s_fit_dense = nn.Linear(width * student.hidden, u)
-        self.t_fit_dense = nn.Linear(width * teacher.hidden, u)
+        n = len(regular) + config.embedding + config.final if config.concatenated else 1
+        self.s_fit_dense = nn.Linear(n * student.hidden, config.projection_size)
+        self.t_fit_dense = nn.Linear(n * teacher.hidden, config.projection_size)
 
     def parts(self, context: StepContext) -> list[Part]:
         c, n, m = self.config, self.student.layers, self.teacher.layers
-        layers = c.draw(context, "rail_kd", m, n - 1) if c.random_layers else self.regular
+        layers = c.draw(context, "rail_kd", m, n - 1) if c.random_layers else self.inside
         return [self._part(layers)]
 
     def possible_parts(self) -> list[Part]:
-        return [self._part(range(1, self.teacher.layers))]
+        return [self._part(self.inside)]
 
     def _part(self, teacher_layers: Iterable[int]) -> Part:
         s = self._keys(range(1, self.student.layers), self.student)
