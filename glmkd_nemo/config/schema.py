@@ -131,6 +131,19 @@ class VocabMapSection:
 
 
 @dataclass
+class AnalysisSection:
+    """Similarity of student's and teachers' layers, measured during training.
+
+    Attributes:
+        every_n_steps: steps between two measurements.
+        temperatures: of the KL divergences.
+    """
+
+    every_n_steps: int = 100
+    temperatures: list[float] = field(default_factory=lambda: [1.0, 5.0, 10.0, 15.0, 20.0])
+
+
+@dataclass
 class DistillSection:
     """What is learnt from teachers; each term's keys are those of its ``method``.
 
@@ -138,11 +151,26 @@ class DistillSection:
         terms: by name.
         aggregator: ``name`` of what combines several teachers, and its options.
         random_data: options of perturbed inputs.
+        analysis: null: no analysis of layers.
     """
 
     terms: dict[str, Any] = field(default_factory=dict)
     aggregator: dict[str, Any] | None = None
     random_data: dict[str, Any] | None = None
+    analysis: AnalysisSection | None = None
+
+
+@dataclass
+class StudentInitSection:
+    """Weights to start from: a piece cut out of a larger model (first heads, rows and columns).
+
+    Attributes:
+        teacher: one of ``model.teachers``, or the path of a ``.nemo``; null: random weights.
+        layers: the teacher's layer for each of the student's (null: the first ones).
+    """
+
+    teacher: str | None = None
+    layers: list[int] | None = None
 
 
 @dataclass
@@ -178,6 +206,7 @@ class ModelSection:
     bottleneck_ffns: int = 1
     bottleneck_word_embedding: int | None = None
     vocab_map: VocabMapSection | None = None
+    student_init: StudentInitSection | None = None
 
     activations_checkpoint_granularity: str | None = None
     activations_checkpoint_method: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
 from glmkd_nemo.checkpoint.weights import load_sharded
 from glmkd_nemo.data.tokenizer import load_tokenizer
+from glmkd_nemo.distill.analysis import layers_read
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
@@ -22,9 +24,11 @@ from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.distill.terms import teachers_of, terms_from_dict
 from glmkd_nemo.engine import schedule
+from glmkd_nemo.engine.analysis import callbacks_of
 from glmkd_nemo.models.build_vocab_map import fill_vocab_map, teacher_of_map
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.prepare import prepare
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
 
 
@@ -59,6 +63,10 @@ class GLMDistillModelPT(GLMModelPT):
             )
         self._part_values: dict[str, Tensor] = {}
 
+    def configure_callbacks(self) -> list[Any]:
+        """The analysis of layers, where ``distill.analysis`` asks for it."""
+        return callbacks_of(self.cfg)
+
     def build_model(self) -> GLMModel:
         """Builds the student's stage, then loads the teachers'."""
         config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
@@ -67,11 +75,12 @@ class GLMDistillModelPT(GLMModelPT):
         combined = (self._distill.get("aggregator"), self._distill.get("random_data"))
         objective = Objective(self._terms, shape_of(config), shapes, self.seed, *combined)
         parts = objective.possible_parts()
+        read = partial(layers_read, self._distill)
         student = GLMModel(
             config,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
-            tapped_layers=tapped_layers(parts, None),
+            tapped_layers=tapped_layers(parts, None) | read(config.num_layers),
         )
         student.add_module("distill", objective)  # so that DDP and the optimizer train projections
         mark_shared(objective)
@@ -79,9 +88,10 @@ class GLMDistillModelPT(GLMModelPT):
         for name, cfg in self._teacher_cfgs.items():
             beside = objective.possible_replacements().get(name)
             split = place_teacher(name, parts, config.split, cfg.num_layers, beside)
-            teachers[name] = self._load_teacher(name, cfg, split, tapped_layers(parts, name))
+            tapped = tapped_layers(parts, name) | read(cfg.num_layers)
+            teachers[name] = self._load_teacher(name, cfg, split, tapped)
         models = {name: teacher.model for name, teacher in teachers.items()}
-        fill_vocab_map(student, self.cfg.get("vocab_map"), self.tokenizer, models)
+        prepare(student, self.cfg, self.tokenizer, models)
         self.step = DistillationStep(config, objective, teachers)
         return student
 
