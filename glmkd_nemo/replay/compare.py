@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -39,8 +40,16 @@ def tensor_error(x: Tensor, reference: Tensor) -> float:
     return difference / norm
 
 
-def errors(case: Case, outcome: Outcome) -> list[Error]:
-    """All errors of a case."""
+def errors(case: Case, outcomes: Sequence[Outcome]) -> list[Error]:
+    """All errors of a case, of all its steps."""
+    found = []
+    for number, (step, outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
+        label = f"step {number}: " if len(outcomes) > 1 else ""
+        found += [e._replace(name=f"{label}{e.name}") for e in _errors(step, outcome)]
+    return found
+
+
+def _errors(case: Case, outcome: Outcome) -> list[Error]:
     found = [
         Error("logits", who, tensor_error(outcome.logits[who], reference))
         for who, reference in case.logits().items()

@@ -55,8 +55,8 @@ class RailKD(Method):
         self.t_fit_dense = nn.Linear(n * teacher.hidden, config.projection_size)
 
     def parts(self, context: StepContext) -> list[Part]:
-        c, n, m = self.config, self.student.layers, self.teacher.layers
-        layers = c.draw(context, "rail_kd", m, n - 1) if c.random_layers else self.inside
+        c, n, m, at = self.config, self.student.layers, self.teacher.layers, self.place[0]
+        layers = c.draw(context, "rail_kd", m, n - 1, at) if c.random_layers else self.inside
         return [self._part(layers)]
 
     def possible_parts(self) -> list[Part]:

@@ -13,7 +13,11 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
         "relation_heads": int(flags.get("minilmv2_relation_heads", 48)),
         "teacher_layer": int(flags.get("minilmv2_teacher_layer", 12)),
     }
-    return {**predictions, "minilmv2": minilmv2}
+    if "minilmv2_relation_heads_mt" not in flags:
+        return {**predictions, "minilmv2": minilmv2}
+    heads = str(flags["minilmv2_relation_heads_mt"]).split(",")  # each teacher has its own
+    own = [{"teacher": f"t{i}", "relation_heads": int(n)} for i, n in enumerate(heads)]
+    return {**predictions, **{f"minilmv2_{x['teacher']}": {**minilmv2, **x} for x in own}}
 
 
 TRANSLATION = Translation(_terms)

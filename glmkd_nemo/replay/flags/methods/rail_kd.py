@@ -28,7 +28,7 @@ TRANSLATION = Translation(
     _terms,
     parts={r"inter_loss/hidden_states": Logged("rail_kd/hidden_states", weighted=False)},
     parameters={
-        r"(s_fit_dense\.\w+)": r"rail_kd.\1",
-        r"t_fit_dense_0\.(\w+)": r"rail_kd.t_fit_dense.\1",
+        r"(s_fit_dense\.\w+)": r"rail_kd@t0.\1",
+        r"t_fit_dense_(\d+)\.(\w+)": r"rail_kd@t\1.t_fit_dense.\2",
     },
 )
