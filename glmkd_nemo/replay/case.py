@@ -234,6 +234,8 @@ class Case:
             return None
         term, _, part = found[0].expand(found[1].part).partition("/")
         without = 1.0 if found[1].term_weighted else self.terms[term].get("weight", 1.0)
+        if found[1].without is not None:
+            without *= found[1].without(self.flags) or 1.0  # a term of weight 0 is left out
         if name == "multi_teacher_model/hard_loss" and self.aggregation[1] is not None:
             without /= 1 - self.aggregation[1].get("alpha", 0.0)  # RL-KD logs it weighted
         if self.aggregation[1] is not None and term in self.terms:

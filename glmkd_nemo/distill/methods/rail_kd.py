@@ -1,8 +1,7 @@
 """RAIL-KD: RAndom Intermediate Layer Knowledge Distillation (arXiv 2109.10164, section 3).
 
-Each layer's mean over positions against that of a random layer of the teacher, both projected to
-one width and scaled to length 1. As in GLMKD: padding averaged in, one projection per model, layers
-of equal weight (its ``rail_kd_layer_wise_alpha`` has no effect), the *sum* over the micro-batch.
+Each layer's mean over positions against a random teacher layer's, both projected to one width and
+scaled to length 1. As in GLMKD: padding averaged in, layers of equal weight, *summed* over samples.
 """
 
 from __future__ import annotations
@@ -41,6 +40,7 @@ class RailKD(Method):
     """Random intermediate layers."""
 
     Config = RailKDConfig
+    shared = ("s_fit_dense",)
     teacher: ModelShape
 
     def __init__(self, config: RailKDConfig, student: ModelShape, teacher: ModelShape) -> None:

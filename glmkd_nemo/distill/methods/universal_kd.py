@@ -44,6 +44,7 @@ class UniversalKD(Method):
     """Each projected layer of the student attends to all projected layers of the teacher."""
 
     Config = UniversalKDConfig
+    shared = ("s_fit_dense",)
 
     def __init__(self, config: UniversalKDConfig, student: ModelShape, teacher: ModelShape) -> None:
         super().__init__(config, student, teacher)
@@ -62,11 +63,8 @@ class UniversalKD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """``hidden_states.i`` by student layer, from layer 1 up (with ``cg``: one)."""
-        # each reads them all, so that all are computed where all of the teacher's layers are known
-        return [
-            Part(f"hidden_states.{i}", partial(self._loss, i), self.mine, self.its)
-            for i in range(len(self.mine))
-        ]
+        losses = [partial(self._loss, i) for i in range(len(self.mine))]  # each reads all layers
+        return [Part(f"hidden_states.{i}", x, self.mine, self.its) for i, x in enumerate(losses)]
 
     def _loss(self, i: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         s = project(self.s_fit_dense[i], student[self.mine[i]].value)

@@ -44,11 +44,13 @@ class Logged:
             characters: the value is the sum over all such parts.
         weighted: whether the reference logs it after multiplying with its weight ...
         term_weighted: ... and whether that includes the weight of the whole term.
+        without: the factor in the weight, if any, that is not in what was logged.
     """
 
     part: str
     weighted: bool = True
     term_weighted: bool = True
+    without: Callable[[Flags], float] | None = None
 
 
 @dataclass(frozen=True)
