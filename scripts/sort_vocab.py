@@ -30,9 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--task-mask", action="store_true", help="the vocabulary has [gMASK] and [sMASK]")
     add("--block-mask", action="store_true", help="the vocabulary has [dBLOCK]")
     add("--sentinels", type=int, default=0, help="numbered mask and start pairs (default: 0)")
-    add(
-        "--keep", nargs="*", default=ANSWERS, help="words to keep (default: answers of cloze tasks)"
-    )
+    add("--keep", nargs="*", default=ANSWERS, help="words to keep (default: those of cloze tasks)")
     add("--overwrite", action="store_true", help="replace an existing table")
     add("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)

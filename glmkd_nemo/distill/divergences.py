@@ -89,8 +89,11 @@ class SoftLoss:
         """:meth:`of_logits` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
         if self.loss in KINDS:
             return prediction_of_rows(self.loss, s, t, mask, vocab_size, self.temperature)
-        log_q, log_p = (_log_softmax(x, self.temperature) for x in (s, t))
-        rows = all_sum(self.terms(log_q, log_p).sum(-1)) * self.temperature**2
+        s, t = at_least_fp32(s), at_least_fp32(t)
+        z_s, z_t = (shared(log_partition(x / self.temperature)).unsqueeze(-1) for x in (s, t))
+        log_q, log_p = s / self.temperature - z_s, t / self.temperature - z_t
+        lead = (s - t) / self.temperature - (z_s - z_t)  # log_q - log_p, but exact where both agree
+        rows = all_sum(self.terms(log_q, log_p, lead).sum(-1)) * self.temperature**2
         return sample_sum(rows, mask) / mask.shape[1]
 
     def of_whole(self, s: Tensor, t: Tensor) -> Tensor:
@@ -101,8 +104,8 @@ class SoftLoss:
         log_q, log_p = ((x / self.temperature).log_softmax(-1) for x in (s, t))
         if self.loss == "ce":
             return -(log_p.exp() * log_q).sum(-1)
-        kl = self.loss == "kl"
-        terms = log_p.exp() * (log_p - log_q) if kl else self.terms(log_q, log_p)
+        kl, lead = self.loss == "kl", log_q - log_p
+        terms = log_p.exp() * -lead if kl else self.terms(log_q, log_p, lead)
         return terms.sum(-1) * self.temperature**2
 
     def of_classes(
@@ -116,12 +119,12 @@ class SoftLoss:
         log_q, log_p = (
             real_log_softmax(x.double() / self.temperature, real.bool()) for x in (s, t)
         )
-        rows = self.terms(log_q, log_p).sum(-1) * self.temperature**2  # padding adds 0
+        rows = self.terms(log_q, log_p, log_q - log_p).sum(-1) * self.temperature**2
         return rows.to(at_least_fp32(s).dtype)
 
-    def terms(self, log_q: Tensor, log_p: Tensor) -> Tensor:
-        """What each token adds to a divergence beyond KL, never below 0: any shape in and out."""
-        lead = log_q - log_p
+    def terms(self, log_q: Tensor, log_p: Tensor, lead: Tensor) -> Tensor:
+        """What each token adds to a divergence beyond KL, never below 0; ``lead`` is ``log_q``
+        minus ``log_p``: any shape in and out."""
         if self.loss == "reverse_kl":
             return _kl_terms(log_q, -lead)
         if self.loss == "skewed_kl":
@@ -164,9 +167,3 @@ class _Excess(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return gradient * x.expm1()
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """Over all ranks' columns: ``[..., V'] -> [..., V']``."""
-    x = at_least_fp32(logits) / temperature
-    return x - shared(log_partition(x)).unsqueeze(-1)

@@ -181,6 +181,8 @@ class Method(nn.Module):
     Attributes:
         passes: how many times a step goes over its micro-batches; only the gradients and losses of
             the last pass count.
+        maps_teacher_input: whether its teacher reads the tokens that the student's vocabulary map
+            leaves, in all its terms.
         place: number of this instance's teacher among those of its term, and their count.
     """
 
@@ -189,6 +191,7 @@ class Method(nn.Module):
     views: ClassVar[int] = 1
     shared: ClassVar[tuple[str, ...]] = ()
     passes: int = 1
+    maps_teacher_input: bool = False
     place: tuple[int, int] = (0, 1)
 
     def __init__(self, config: Any, student: ModelShape, teacher: ModelShape | None) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from glmkd_nemo.distill.aggregator import Weights
 from glmkd_nemo.distill.board import Board
 from glmkd_nemo.distill.combine import Valued, combined
+from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.pipeline import attach
@@ -81,8 +82,9 @@ class DistillationStep:
         whole = stacked(batches)
         sizes = [len(batch.input_ids) for batch in batches]
         edits, teacher_edits = self.objective.edits(context, batches[0])
+        read = {name: read_by(name, whole, self.objective, model) for name in self.lanes}
         taps_of = {None: Views({}, sizes)} | {
-            name: Views(lane.run(whole, teacher_edits.get(name, {})), sizes)
+            name: Views(lane.run(read[name], teacher_edits.get(name, {})), sizes)
             for name, lane in self.lanes.items()
         }
         with (

@@ -36,7 +36,8 @@ def heat_map(values: Mapping[str, float], title: str, temperatures: Sequence[flo
         )
         known = grid[grid > 0]
         scale = LogNorm(known.min(), known.max() * (1 + 1e-6)) if known.size else None
-        axes.imshow(np.where(grid > 0, grid, np.nan), cmap="YlOrRd", norm=scale, aspect="auto")
+        shown = np.where(grid > 0, grid, np.nan)
+        axes.imshow(shown, cmap="YlOrRd", norm=scale, aspect="auto", alpha=0.7)
         for (y, x), value in np.ndenumerate(grid):
             if not np.isnan(value):
                 axes.text(x, y, f"{value:.1e}", ha="center", va="center", fontsize=7)

@@ -69,10 +69,10 @@ class BottleneckLayer(GLMLayer):
         self.pre_mlp_layernorm = _layernorm(inside, inner)
         self.mlp = _mlp(inside, inner, self.tp_group)
         self.more_ffns = _FeedForwards(inside, inner, config.bottleneck_ffns - 1, self.tp_group)
-        sizes = config.hidden_size, config.inner_size
-        self.linear_in = ReplicatedLinear(*sizes, config, on_slices=True)
-        self.linear_out_layernorm = LocalLayerNorm(inner, sizes[1], eps=config.layernorm_epsilon)
-        self.linear_out = ReplicatedLinear(*reversed(sizes), config, on_slices=True)
+        wide, narrow = config.hidden_size, config.inner_size
+        self.linear_in = ReplicatedLinear(wide, narrow, config, on_slices=True)
+        self.linear_out_layernorm = LocalLayerNorm(inner, narrow, eps=config.layernorm_epsilon)
+        self.linear_out = ReplicatedLinear(narrow, wide, config, on_slices=True)
 
     def compute(
         self, hidden_states: Tensor, attention_mask: Tensor, **unused: Any

@@ -114,11 +114,13 @@ class GLMConfig(TransformerConfig):
         if self.pipeline_model_parallel_size > 1 and self.pipeline_model_parallel_layout is None:
             split = even_split(self.num_layers, self.pipeline_model_parallel_size)
             self.pipeline_model_parallel_layout = pipeline_layout(split)
-        if self.ffn_hidden_size is None:
-            self.ffn_hidden_size = 4 * self.inner_size
-        if self.kv_channels is None:
-            self.kv_channels = self.inner_size // self.num_attention_heads
+        self._fill_in("ffn_hidden_size", 4 * self.inner_size)
+        self._fill_in("kv_channels", self.inner_size // self.num_attention_heads)
         super().__post_init__()
+
+    def _fill_in(self, name: str, default: int) -> None:
+        if getattr(self, name) is None:
+            setattr(self, name, default)
 
     def _refuse_impossible(self) -> None:
         if self.vocab_size < 1:

@@ -26,10 +26,10 @@ from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer, build_scheduler
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
-from glmkd_nemo.models.build_vocab_map import fill_vocab_map
 from glmkd_nemo.models.export import plain_glm_config
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.prepare import prepare
 
 Batch = dict[str, Tensor]
 LossFunction = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
@@ -83,7 +83,7 @@ class GLMModelPT(ModelPT):
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
         model = GLMModel(config, pre_process=first, post_process=last)
-        fill_vocab_map(model, self.cfg.get("vocab_map"), self.tokenizer, {})
+        prepare(model, self.cfg, self.tokenizer, {})
         return model
 
     def configure_model(self) -> None:

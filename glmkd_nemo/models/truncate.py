@@ -10,7 +10,7 @@ map, the rows of the kept tokens are taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from glmkd_nemo.checkpoint.archive import WEIGHTS, extracted, read_nemo_config
+from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
 from glmkd_nemo.checkpoint.original_glm import WORD_EMBEDDINGS, shard_of, whole_model_name
 from glmkd_nemo.checkpoint.weights import load_sharded
+from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill.gather import whole_tensor
 from glmkd_nemo.models.config import GLMConfig, even_split
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
@@ -169,7 +170,7 @@ def initialise(
     student: GLMModel,
     cfg: Mapping[str, Any],
     teachers: Mapping[str, GLMModel],
-    check: Callable[[str, Path], None],
+    tokenizer: Any,
 ) -> None:
     """Applies ``model.student_init``, if it is set, to a student that has just been built.
 
@@ -177,10 +178,11 @@ def initialise(
         student: this rank's stage.
         cfg: the section ``model``.
         teachers: stages of the hosted teachers.
-        check: refuses an archive (path, unpacked folder) of another vocabulary.
+        tokenizer: the student's.
 
     Raises:
-        ValueError: what ``teacher`` names is neither a teacher nor an archive.
+        ValueError: what ``teacher`` names is neither a teacher nor an archive, or is of another
+            vocabulary.
     """
     init = cfg.get("student_init") or {}
     name = init.get("teacher")
@@ -191,13 +193,13 @@ def initialise(
         raise ValueError(
             f"{KEY}.teacher={name}: give one of model.teachers{known}, or the path of a .nemo."
         )
-    source = teachers[name] if name in teachers else _restored(name, cfg, student.config, check)
+    source = teachers[name] if name in teachers else _restored(name, cfg, student.config, tokenizer)
     table = None if source.vocab_map is None else source.vocab_map.row_of_id
     start_from(student, source.config, whole_weights(source), init.get("layers"), table)
 
 
 def _restored(
-    path: str, parallel: Mapping[str, Any], student: GLMConfig, check: Callable[[str, Path], None]
+    path: str, parallel: Mapping[str, Any], student: GLMConfig, tokenizer: Any
 ) -> GLMModel:
     """The model of an archive at the student's layout."""
     cfg = read_nemo_config(path)
@@ -206,7 +208,11 @@ def _restored(
     depth = cfg.num_layers
     split = even_split(depth, stages) if depth >= stages else [depth] + [0] * (stages - 1)
     with extracted(path) as folder:
-        check(path, folder)
+        if load_tokenizer(folder / TOKENIZER).fingerprint() != tokenizer.fingerprint():
+            raise ValueError(
+                f"{KEY}.teacher={path} has another vocabulary than the student: set "
+                "model.tokenizer to the teacher's, command tokens included."
+            )
         model = GLMModel(
             glm_config_from_cfg(cfg, student.vocab_size, parallel=parallel, split=split),
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_original
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
+from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
@@ -92,7 +93,8 @@ def _one_step(case: Case, step: DistillationStep, ddp: Any, dtype: torch.dtype) 
         outcome.values["hard_label"] = _hard_label(student, seen)
         outcome.logits["student"] = whole_logits(student, seen)
     for name, teacher in step.teachers.items():
-        outcome.logits[name] = whole_logits(teacher.model, seen)
+        read = read_by(name, seen, objective, student)
+        outcome.logits[name] = whole_logits(teacher.model, read)
     return outcome
 
 

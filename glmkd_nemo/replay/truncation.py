@@ -26,8 +26,7 @@ from glmkd_nemo.replay.vocab_maps import sizes_with_map
 COLLECTION = "truncate"
 HEADS = 4  # of all recorded models
 # Where heads become narrower these are cut head by head, not as the recorded block (golden README)
-BY_HEAD = ("attention.query_key_value.weight", "attention.query_key_value.bias")
-BY_HEAD += ("attention.dense.weight",)
+BY_HEAD = ("query_key_value.weight", "query_key_value.bias", "attention.dense.weight")
 
 
 def replay_truncation(case: Case, sequence_parallel: bool) -> tuple[list[Error], str]:

@@ -116,7 +116,11 @@ def settings_of(terms: Terms) -> dict[str, Any]:
     """Options as the methods see them; how a term is called, and layers counted, may differ."""
     found = objective(terms)
     parts = {
-        p.name.replace("kd/", "soft/"): (p.weight, p.part.student, p.part.teacher)
+        p.name.replace("kd/", "soft/").removeprefix("distilbert_"): (
+            p.weight,
+            p.part.student,
+            p.part.teacher,
+        )
         for p in found.parts(StepContext())
     }
     options = {
@@ -152,6 +156,27 @@ def test_translation_of_the_seeds_third_stage_is_the_recipe():
     found = translated(flags, "ft_multi")
     assert found.keys() == {"soft", "hard", "tinybert_soft"}
     assert settings_of(found) == settings_of(recipe("combination_ft2"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag", "labels"),
+    [
+        ("pt", "distill_pt_soft", ""),
+        ("pt", "distill_pt_soft", "DistilBERT"),
+        ("pt", "distill_pt_hard", ""),
+        ("ft_multi", "distill_ft_hard", "TinyBERT,DistilBERT"),
+    ],
+)
+def test_translation_refuses_labels_without_effect(stage: str, flag: str, labels: str):
+    option = f"mixbaseline_pre_bl_{stage[:2]}_soft"
+    with pytest.raises(ValueError, match=f"--{flag} has no effect"):
+        translated({flag: True, option: labels}, stage)
+
+
+def test_common_labels_stand_beside_those_of_distilbert():
+    flags = {"distill_ft_soft": True, "mixbaseline_pre_bl_ft_soft": "DistilBERT"}
+    found = translated({**SEED, **flags, "mixbaseline_inter_bl": ""}, "ft_multi")
+    assert found.keys() == {"soft", "distilbert_soft", "distilbert_hard"}
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("combination*.yaml")), ids=lambda p: p.stem)

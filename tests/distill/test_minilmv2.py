@@ -98,3 +98,14 @@ def test_translation_of_the_original_options():
     }
     hard = {"hard": {"method": "hard"}}
     assert terms({"minilmv2_wo_inter": True}, setting, hard) == hard
+
+
+def test_translation_gives_each_teacher_its_relation_heads():
+    flags = {"minilmv2_relation_heads_mt": "8,16", "minilmv2_teacher_layer": "-1"}
+    found = translation_of("minilmv2").terms(flags, Setting("pt", 2, (4, 6)), {})
+    assert {
+        n: (t["teacher"], t["relation_heads"], t["teacher_layer"]) for n, t in found.items()
+    } == {
+        "minilmv2@t0": ("t0", 8, -1),
+        "minilmv2@t1": ("t1", 16, -1),
+    }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from glmkd_nemo.distill import task_batch
+from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.heads import HeadConfig
+from glmkd_nemo.models.vocab_map import Tables
 
 EXAMPLES, CHOICES, CONTEXT, ANSWER = 3, 2, 6, 4
 VOCAB = 51  # odd: ranks differ in real columns
@@ -110,14 +113,34 @@ def choices() -> dict[str, Any]:
     return task_batch.pooled(text, position, SEP.unsqueeze(1) + torch.arange(CHOICES), LABEL)
 
 
-CASES: dict[str, tuple[HeadConfig, Callable[[], dict[str, Any]]]] = {
-    "single_token": (HeadConfig("single_token"), single_token),
-    "single_token_softmax": (HeadConfig("single_token", log_softmax=True), single_token),
-    "multi_token": (HeadConfig("multi_token"), multi_token),
-    "multi_token_logits": (HeadConfig("multi_token", log_softmax=False), multi_token),
-    "multi_token_length": (HeadConfig("multi_token", length_penalty=0.7), multi_token),
-    "packed": (HeadConfig("multi_token", length_penalty=0.7), packed),
-    "cls": (HeadConfig("pooled", pool="cls", num_classes=3, dropout=0.0), sequences),
-    "start": (HeadConfig("pooled", pool="start", num_classes=3, dropout=0.0), sequences),
-    "pad": (HeadConfig("pooled", pool="pad", dropout=0.0), choices),
+class Form(NamedTuple):
+    """A head, a batch for it, and what its model has that others do not."""
+
+    head: HeadConfig
+    fields: Callable[[], dict[str, Any]]
+    section: Mapping[str, Any] = MappingProxyType({})  # of the `model` section of a configuration
+
+
+def fill_vocab_map(model: GLMModel) -> None:
+    """Keeps the tokens of even number; an odd one is replaced by its neighbour."""
+    if model.vocab_map is not None:
+        ids = torch.arange(VOCAB)
+        model.vocab_map.fill(Tables(ids[::2], ids // 2))
+
+
+MAPPED = {"vocab_map": {"size": (VOCAB + 1) // 2, "unmap_output": False}}
+UNMAPPED = {"vocab_map": {**MAPPED["vocab_map"], "unmap_output": True}}
+CASES: dict[str, Form] = {
+    "single_token": Form(HeadConfig("single_token"), single_token),
+    "single_token_softmax": Form(HeadConfig("single_token", log_softmax=True), single_token),
+    "multi_token": Form(HeadConfig("multi_token"), multi_token),
+    "multi_token_logits": Form(HeadConfig("multi_token", log_softmax=False), multi_token),
+    "multi_token_length": Form(HeadConfig("multi_token", length_penalty=0.7), multi_token),
+    "packed": Form(HeadConfig("multi_token", length_penalty=0.7), packed),
+    "mapped": Form(HeadConfig("single_token", log_softmax=True), single_token, MAPPED),
+    "unmapped": Form(HeadConfig("multi_token"), multi_token, UNMAPPED),
+    "factorised": Form(HeadConfig("multi_token"), multi_token, {"embedding_size": 8}),
+    "cls": Form(HeadConfig("pooled", pool="cls", num_classes=3, dropout=0.0), sequences),
+    "start": Form(HeadConfig("pooled", pool="start", num_classes=3, dropout=0.0), sequences),
+    "pad": Form(HeadConfig("pooled", pool="pad", dropout=0.0), choices, {"embedding_size": 8}),
 }

@@ -27,7 +27,7 @@ from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.heads import HeadConfig
 from tests.distill.ranks import layout
-from tests.models.heads import CASES, VOCAB, sequences
+from tests.models.heads import CASES, VOCAB, Form, fill_vocab_map, sequences
 from tests.models.tiny import SECTION
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def everything(folder: str) -> dict[str, list[str]]:
     """All checks of this file; by name, what is wrong."""
     found: dict[str, list[str]] = {}
     with layout():
-        weights = {name: _whole_weights(head) for name, (head, _) in CASES.items()}
+        weights = {name: _whole_weights(form) for name, form in CASES.items()}
         expected = {name: _run(name, weights[name]) for name in CASES}
     for where, how in LAYOUTS.items():
         with layout(how.get("tp", 1), how.get("pp", 1)):
@@ -55,7 +55,7 @@ def everything(folder: str) -> dict[str, list[str]]:
     return found
 
 
-def _model(head: HeadConfig, sp: bool = False, recompute: str | None = None) -> GLMModel:
+def _model(form: Form, sp: bool = False, recompute: str | None = None) -> GLMModel:
     parallel = {
         "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
         "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
@@ -66,24 +66,27 @@ def _model(head: HeadConfig, sp: bool = False, recompute: str | None = None) -> 
         "num_layers": 2,
         "make_vocab_size_divisible_by": 1,
         "activations_checkpoint_granularity": recompute,
+        **form.section,
     }
     config = glm_config_from_cfg(section, VOCAB, parallel=parallel)
     config.params_dtype = config.pipeline_dtype = torch.float64
     first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
     torch.manual_seed(7)
-    return GLMModel(config, pre_process=first, post_process=last, head=head).double()
+    model = GLMModel(config, pre_process=first, post_process=last, head=form.head).double()
+    fill_vocab_map(model)
+    return model
 
 
-def _whole_weights(head: HeadConfig) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in _model(head).named_parameters()}
+def _whole_weights(form: Form) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in _model(form).named_parameters()}
 
 
 def _run(
     name: str, weights: dict[str, Tensor], sp: bool = False, recompute: str | None = None
 ) -> Result:
     """Class logits, loss and gradients of a step with the hard loss."""
-    head, fields = CASES[name]
-    model, batch = _model(head, sp, recompute), fields()
+    form = CASES[name]
+    model, batch = _model(form, sp, recompute), form.fields()
     load_whole(model, weights)
     term = term_from_dict("hard", {"method": "hard", "of": "classes"}, [])
     step = DistillationStep(model.config, Objective({"hard": term}, ModelShape(2, 16, 4), {}), {})
@@ -115,10 +118,10 @@ def _compare(mine: Result, expected: Result) -> list[str]:
 def dropout() -> list[str]:
     """The pooled head drops the same elements on every tensor-parallel rank."""
     wrong = []
-    head = HeadConfig("pooled", num_classes=3, dropout=0.5)
+    form = Form(HeadConfig("pooled", num_classes=3, dropout=0.5), sequences)
     for sp in (False, True):
         with layout(tp=2):
-            model, batch = _model(head, sp).train(), batch_of(sequences())
+            model, batch = _model(form, sp).train(), batch_of(form.fields())
             inputs = batch.input_ids, batch.position_ids, batch.attention_mask
             first, second = (model(*inputs, task=batch.task) for _ in range(2))
             everyone = [torch.empty_like(first) for _ in range(2)]
@@ -133,15 +136,15 @@ def dropout() -> list[str]:
 def checkpoint(folder: Path) -> list[str]:
     """A head saved under tensor parallelism is read in a pipeline, and by a whole model."""
     wrong = []
-    head = CASES["cls"][0]
+    form = CASES["cls"]
     with layout(tp=2):
-        saved = _model(head, sp=True)
+        saved = _model(form, sp=True)
         save_directory(saved.sharded_state_dict(prefix="model."), folder / "weights")
         parameters = {n: p.detach().clone() for n, p in saved.head.named_parameters()}
     for pp in (2, 1):
         with layout(pp=pp):
             torch.manual_seed(8)
-            model = _model(head)
+            model = _model(form)
             for parameter in model.parameters():
                 torch.nn.init.zeros_(parameter)
             load_sharded(model, folder / "weights")

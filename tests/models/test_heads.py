@@ -11,20 +11,27 @@ from torch import Tensor
 
 from glmkd_nemo.distill.method import TaskBatch, batch_of
 from glmkd_nemo.distill.taps import record
+from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.heads import HeadConfig
 from glmkd_nemo.models.logits import Logits
 from tests.launch import run_ranks
 from tests.models import heads, tiny
 
-POOLED = {name for name, (head, _) in heads.CASES.items() if head.kind == "pooled"}
 LAYOUTS = ("tp2", "tp2_sp", "tp2_sp_recompute", "pp2")
 pytestmark = [pytest.mark.usefixtures("alone"), pytest.mark.timeout(300)]
 
 
-def build(head: HeadConfig | None) -> GLMModel:
+def build(name: str | None) -> GLMModel:
+    """A model with the head of a case, or without any."""
     tiny.reseed()
-    return GLMModel(tiny.config(init_method_std=0.3), head=head).double()
+    if name is None:
+        return GLMModel(tiny.config()).double()
+    form = heads.CASES[name]
+    config = glm_config_from_cfg({**tiny.SECTION, **form.section}, heads.VOCAB)
+    net = GLMModel(config, head=form.head).double()
+    heads.fill_vocab_map(net)
+    return net
 
 
 def classes(net: GLMModel, fields: dict[str, Any]) -> Tensor:
@@ -36,12 +43,12 @@ def token_logits(net: GLMModel, fields: dict[str, Any]) -> Tensor:
     return net(fields["input_ids"], fields["position_ids"], fields["attention_mask"])
 
 
-def plain_multi_token(logits: Tensor, task: TaskBatch, head: HeadConfig) -> Tensor:
+def plain_multi_token(logits: Tensor, ids: Tensor, task: TaskBatch, head: HeadConfig) -> Tensor:
     """``[b * c]``: answer by answer, token by token."""
     found = []
-    for rows, ids, mask in zip(logits, task.target_ids, task.target_mask, strict=True):
+    for rows, tokens_of_answer, mask in zip(logits, ids, task.target_mask, strict=True):
         score, tokens = torch.zeros((), dtype=rows.dtype), 0
-        for row, token, counts in zip(rows, ids, mask, strict=True):
+        for row, token, counts in zip(rows, tokens_of_answer, mask, strict=True):
             if counts:
                 row = row if head.log_softmax is False else row.log_softmax(-1)
                 score, tokens = score + row[token], tokens + 1
@@ -51,14 +58,17 @@ def plain_multi_token(logits: Tensor, task: TaskBatch, head: HeadConfig) -> Tens
 
 def plain(net: GLMModel, name: str, fields: dict[str, Any]) -> Tensor:
     """The class logits of a model by the head's definition."""
-    head, task = heads.CASES[name][0], fields["task"]
-    logits, sep = token_logits(net, fields), fields["attention_mask"]
+    head, task = heads.CASES[name].head, fields["task"]
+    logits, sep, ids = token_logits(net, fields), fields["attention_mask"], task.target_ids
+    if name == "unmapped":
+        assert logits.shape[-1] == 26
+        ids = ids // 2  # the column of each token, or of its neighbour
     if head.kind == "single_token":
         rows = torch.stack([sample[at] for sample, at in zip(logits, sep, strict=True)])
         rows = rows.log_softmax(-1) if head.log_softmax else rows
-        return torch.stack([r[ids] for r, ids in zip(rows, task.target_ids, strict=True)])
+        return torch.stack([r[tokens] for r, tokens in zip(rows, ids, strict=True)])
     if head.kind == "multi_token":
-        return plain_multi_token(logits, task, head).view(heads.EXAMPLES, -1)
+        return plain_multi_token(logits, ids, task, head).view(heads.EXAMPLES, -1)
     with record([("output", None)]) as taps:
         token_logits(net, fields)
     offset = {"cls": -sep, "start": 0, "pad": -1}[head.pool]
@@ -71,8 +81,7 @@ def plain(net: GLMModel, name: str, fields: dict[str, Any]) -> Tensor:
 
 @pytest.mark.parametrize("name", [n for n in heads.CASES if n != "packed"])
 def test_a_head_is_what_it_is_defined_as(name: str):
-    head, fields = heads.CASES[name]
-    net, batch = build(head), fields()
+    net, batch = build(name), heads.CASES[name].fields()
     found, expected = classes(net, batch), plain(net, name, batch)
     assert found.shape == expected.shape
     assert found.shape[0] == heads.EXAMPLES
@@ -87,8 +96,7 @@ def test_a_head_is_what_it_is_defined_as(name: str):
 
 
 def test_answers_behind_one_context_are_worth_the_same():
-    head = heads.CASES["packed"][0]
-    net, together, apart = build(head), heads.packed(), heads.spread()
+    net, together, apart = build("packed"), heads.packed(), heads.spread()
     assert together["input_ids"].shape == (3, 6 + 2 * 4)
     assert apart["input_ids"].shape == (6, 6 + 4)
     found, expected = classes(net, together), classes(net, apart)
@@ -111,15 +119,14 @@ def test_only_rows_of_answers_meet_the_head(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Logits, "rows", counted)
     monkeypatch.setattr(Logits, "all", lambda self: pytest.fail("all positions multiplied out"))
     for name, expected in (("single_token", [3]), ("packed", [11]), ("start", [])):
-        head, fields = heads.CASES[name]
         seen.clear()
-        classes(build(head), fields())
+        classes(build(name), heads.CASES[name].fields())
         assert seen == expected, name
 
 
 def test_classes_are_tapped_if_wanted_only(monkeypatch: pytest.MonkeyPatch):
-    head, fields = heads.CASES["single_token"]
-    net, batch = build(head), batch_of(fields())
+    fields = heads.CASES["single_token"].fields
+    net, batch = build("single_token"), batch_of(fields())
     inputs = batch.input_ids, batch.position_ids, batch.attention_mask
     with record([("classes", None)]) as taps:
         handle = net(*inputs, materialize=False, task=batch.task)
@@ -127,13 +134,13 @@ def test_classes_are_tapped_if_wanted_only(monkeypatch: pytest.MonkeyPatch):
     torch.testing.assert_close(taps["classes", None].value, classes(net, fields()))
     monkeypatch.setattr(net.head, "forward", lambda *args: pytest.fail("the head ran"))
     assert isinstance(net(*inputs, materialize=False, task=batch.task), Logits)
-    assert net(*inputs).shape == (3, heads.CONTEXT, tiny.VOCAB)  # no task: a language model
+    assert net(*inputs).shape == (3, heads.CONTEXT, heads.VOCAB)  # no task: a language model
     assert build(None)(*inputs, task=batch.task).shape == (3, heads.CONTEXT, tiny.VOCAB)
 
 
 def test_parameters_of_heads():
-    assert not list(build(heads.CASES["packed"][0]).head.parameters())
-    named = dict(build(heads.CASES["cls"][0]).named_parameters())
+    assert not list(build("packed").head.parameters())
+    named = dict(build("cls").named_parameters())
     shapes = {n: tuple(p.shape) for n, p in named.items() if n.startswith("head.")}
     assert shapes == {
         "head.pooler.weight": (16, 16),
@@ -164,17 +171,17 @@ def test_refused_heads(options: dict[str, Any], message: str):
 
 @pytest.mark.parametrize("name", ["single_token", "start"])
 def test_a_position_must_be_told(name: str):
-    head, fields = heads.CASES[name]
+    fields = heads.CASES[name].fields
     square = torch.ones(3, heads.CONTEXT, heads.CONTEXT, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"must be \[b\] \(sep\)"):
-        classes(build(head), {**fields(), "attention_mask": square})
+        classes(build(name), {**fields(), "attention_mask": square})
 
 
 def test_a_blank_behind_the_end_is_refused():
-    head, fields = heads.CASES["single_token"]
+    fields = heads.CASES["single_token"].fields
     sep = torch.tensor([2, heads.CONTEXT, 3])
     with pytest.raises(ValueError, match="lies outside of the 6 positions"):
-        classes(build(head), {**fields(), "attention_mask": sep})
+        classes(build("single_token"), {**fields(), "attention_mask": sep})
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,12 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
     }
     if "minilmv2_relation_heads_mt" not in flags:
         return {**predictions, "minilmv2": minilmv2}
-    heads = str(flags["minilmv2_relation_heads_mt"]).split(",")  # each teacher has its own
-    own = [{"teacher": f"t{i}", "relation_heads": int(n)} for i, n in enumerate(heads)]
-    return {**predictions, **{f"minilmv2_{x['teacher']}": {**minilmv2, **x} for x in own}}
+    heads = str(flags["minilmv2_relation_heads_mt"]).split(",")  # one number for each teacher
+    own = {
+        f"minilmv2@t{i}": {**minilmv2, "relation_heads": int(n), "teacher": f"t{i}"}
+        for i, n in enumerate(heads)
+    }
+    return {**predictions, **own}
 
 
 TRANSLATION = Translation(_terms)

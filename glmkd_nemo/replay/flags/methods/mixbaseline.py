@@ -13,13 +13,24 @@ LABELS = ("soft", "hard", "logits")
 
 
 def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
+    """Raises ``ValueError`` for options on labels that the reference accepts and ignores."""
     stage = "pt" if setting.stage == "pt" else "ft"
     labels = _names(flags, f"mixbaseline_pre_bl_{stage}_soft")
-    terms = {
-        n: t for n, t in predictions.items() if n == "logits" or (n == "soft" and stage == "ft")
+    # the common labels take part in fine-tuning by themselves, else through the methods named;
+    # hard labels count once, with the last of these; DistilBERT has labels of its own
+    used = {
+        "logits": True,
+        "soft": stage == "ft" or set(labels) - {"distilbert"},
+        "hard": labels[-1] != "distilbert" if labels else stage == "ft",
     }
-    if "hard" in predictions and (labels or stage == "ft"):
-        terms["hard"] = predictions["hard"]
+    for name in predictions:
+        if not used[name]:
+            raise ValueError(
+                f"--distill_{stage}_{name} has no effect with --student_model=mixbaseline and "
+                f"--mixbaseline_pre_bl_{stage}_soft={','.join(labels)}: leave it out, or name "
+                "TinyBERT there."
+            )
+    terms = {n: t for n, t in predictions.items() if n != "soft" or stage == "ft"}
     for name in labels:
         terms.update(_labels_of(name, flags, setting))
     if "mixbaseline_wo_inter" not in flags:
@@ -37,7 +48,7 @@ def _labels_of(name: str, flags: Flags, setting: Setting) -> Terms:
     """Label terms of one method: DistilBERT has its own, the others share the common ones."""
     if name == "distilbert":
         found = translation_of(name).terms(flags, setting, {})
-        return {key: term for key, term in found.items() if key in LABELS}
+        return {f"{name}_{key}": term for key, term in found.items() if key in LABELS}
     own = flags.get(f"mixbaseline_{name}_t", 1 if name == "tinybert" else None)
     common = flags if own is None else {**flags, "distill_temperature": own}
     soft = prediction_terms(common, setting).get("soft")
