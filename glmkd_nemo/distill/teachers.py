@@ -96,6 +96,7 @@ class LiveTeachers(nn.ModuleDict):
         """Their weights as sharded tensors, for the checkpoints of a run."""
         found: dict[str, Any] = {}
         for name, teacher in self.items():
+            assert isinstance(teacher, GLMModel)
             found |= teacher.sharded_state_dict(prefix=f"{prefix}{name}.")
         return found
 

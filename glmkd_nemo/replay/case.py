@@ -159,7 +159,7 @@ class Case:
             return []
         argv = options.parse(self.record["full_argv"])
         heads = str(argv.get("mt_num_attention_heads") or "").split(":")
-        if len(heads) != len(files):
+        if not all(heads) or len(heads) != len(files):
             heads = [str(argv["teacher_num_attention_heads"])] * len(files)
         return [self._model(file, n) for file, n in zip(files, heads, strict=True)]
 
@@ -225,11 +225,21 @@ class Case:
     def our_part(self, component: str) -> tuple[str, bool, float] | None:
         """Our part behind a logged component, whether its weight is in the logged value, and the
         factor in that weight which is not."""
-        name, suffix = component, ""
-        if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat\d+.*)?", component):
-            name, suffix = match[1] + (match[3] or ""), f"@t{match[2]}"
+        name, suffix, repeat, times = component, "", "", 0
+        if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat(\d+).*)?", component):
+            name, suffix, repeat = match[1], f"@t{match[2]}", match[3] or ""
+            times = int(match[4] or 0)
+        if "ignore_first_backward_gard" in self.flags:  # only the last pass counts
+            if not name.startswith("multi_teacher") and times < int(
+                self.flags["forward_repeat_num"]
+            ):
+                return None
+            repeat, times = "", 0
         parts = {**PREDICTION_PARTS, **AGGREGATOR_PARTS, **self.translation.parts}
-        found = options.matched(name, parts)
+        found = options.matched(name + repeat, parts)
+        if found is None and times:  # the same parts, on data seen again
+            found = options.matched(name, parts)
+            suffix += f"~{times}" if found else ""
         if found is None:
             return None
         term, _, part = found[0].expand(found[1].part).partition("/")
@@ -240,5 +250,6 @@ class Case:
             without /= 1 - self.aggregation[1].get("alpha", 0.0)  # RL-KD logs it weighted
         if self.aggregation[1] is not None and term in self.terms:
             of_teacher = method_class(self.terms[term]["method"]).needs_teacher
-            term += suffix if of_teacher else ""
-        return f"{term}/{part}", found[1].weighted, without
+            term += suffix.partition("~")[0] if of_teacher else ""
+        again = "~" + suffix.partition("~")[2] if "~" in suffix else ""
+        return f"{term}/{part}{again}", found[1].weighted, without

@@ -7,8 +7,8 @@ import torch
 
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext
 from glmkd_nemo.distill.methods.alp_kd import AlpKD, AlpKDConfig
-from glmkd_nemo.distill.objective import term_from_dict
 from glmkd_nemo.distill.taps import Tap, TapKey
+from glmkd_nemo.distill.terms import term_from_dict
 
 STUDENT, TEACHER = ModelShape(3, 4, 2), ModelShape(5, 4, 2)
 NOTHING = Batch(*[torch.zeros(2, 4)] * 5)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext
 from glmkd_nemo.distill.methods.rail_kd import RailKD, RailKDConfig
+from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.taps import Tap, TapKey
+from glmkd_nemo.distill.terms import term_from_dict
 
 STUDENT, TEACHER = ModelShape(3, 4, 2), ModelShape(7, 6, 2)
 NOTHING = Batch(*[torch.zeros(2, 4)] * 5)
@@ -67,6 +69,17 @@ def test_layers_are_drawn_sorted_once_per_period(options: dict[str, int], at: An
 def test_the_draw_depends_on_the_seed():
     seen = {tuple(keys(build(), StepContext(seed=seed))[1]) for seed in range(20)}
     assert len(seen) > 3
+
+
+def test_teachers_of_one_term_are_drawn_from_independently_and_share_the_students_projection():
+    terms = {"x": term_from_dict("x", {"method": "rail_kd"}, ["t0", "t1"], aggregated=True)}
+    teachers = {"t0": TEACHER, "t1": TEACHER}
+    objective = Objective(terms, STUDENT, teachers, aggregator={"name": "mean"})
+    first, second = objective.methods["x@t0"], objective.methods["x@t1"]
+    assert first.s_fit_dense is second.s_fit_dense
+    assert first.t_fit_dense is not second.t_fit_dense
+    drawn = [[keys(m, StepContext(epoch=e))[1] for e in range(20)] for m in (first, second)]
+    assert drawn[0] != drawn[1]
 
 
 def unit(x: Tensor) -> Tensor:

@@ -54,25 +54,25 @@ class UniversalKD(Method):
         if not self.mine or not self.its:
             raise ValueError("universal_kd: a model of one layer has none inside: set cg to true.")
         width = config.projection_size or student.hidden
-        self.s_fit_dense = _projections(len(self.mine), student.hidden, width)
-        self.t_fit_dense = _projections(len(self.its), teacher.hidden, width)
+        linear = partial(nn.Linear, out_features=width, bias=False)
+        self.s_fit_dense = nn.ModuleList(linear(student.hidden) for _ in self.mine)
+        self.t_fit_dense = nn.ModuleList(linear(teacher.hidden) for _ in self.its)
 
     def _keys(self, model: ModelShape) -> Keys:
-        states = [model.layers] if self.config.cg else range(1, model.layers)
-        return tuple(state(k, model.layers, f"_{self.config.pooling}") for k in states)
+        n, by = model.layers, f"_{self.config.pooling}"
+        return tuple(state(k, n, by) for k in ([n] if self.config.cg else range(1, n)))
 
     def parts(self, context: StepContext) -> list[Part]:
         """``hidden_states.i`` by student layer, from layer 1 up (with ``cg``: one)."""
-        losses = [partial(self._loss, i) for i in range(len(self.mine))]  # each reads all layers
-        return [Part(f"hidden_states.{i}", x, self.mine, self.its) for i, x in enumerate(losses)]
+        # each reads them all: so all are computed where all of the teacher's layers are known
+        return [
+            Part(f"hidden_states.{i}", partial(self._loss, i), self.mine, self.its)
+            for i in range(len(self.mine))
+        ]
 
     def _loss(self, i: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         s = project(self.s_fit_dense[i], student[self.mine[i]].value)
         return vector_kl(s, attend(s, project_each(self.t_fit_dense, layers_of(teacher, self.its))))
-
-
-def _projections(count: int, width: int, to: int) -> nn.ModuleList:
-    return nn.ModuleList(nn.Linear(width, to, bias=False) for _ in range(count))
 
 
 METHOD = UniversalKD
