@@ -22,13 +22,29 @@ class Weights:
         prediction: one factor per teacher, ``[b]`` or a number, on its prediction parts.
         intermediate: the same on its parts on intermediate layers.
         hard: factor on parts without a teacher (hard labels).
-        extra: losses ``[b]`` of the aggregator's own, added as they are, by name.
+        extra: losses ``[b]`` of the aggregator's own, by name.
+        extra_weight: their factor.
     """
 
     prediction: Sequence[Factor]
     intermediate: Sequence[Factor]
     hard: Factor = 1.0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    extra_weight: float = 1.0
+
+
+PREDICTIONS = ("tokens", "classes")
+
+
+def prediction_key(of: str) -> TapKey:
+    """The tap of the predictions that an option ``of`` names.
+
+    Raises:
+        ValueError: neither ``tokens`` nor ``classes``.
+    """
+    if of not in PREDICTIONS:
+        raise ValueError(f"distill.aggregator: of {of!r} is unknown: {', '.join(PREDICTIONS)}.")
+    return ("logits" if of == "tokens" else "classes", None)
 
 
 class Aggregator(nn.Module):
@@ -45,17 +61,22 @@ class Aggregator(nn.Module):
         config: options.
         student: sizes of the student.
         teachers: sizes of the teachers, in order.
+
+    Attributes:
+        taught_by: numbers of the teachers whose losses are combined; a term that names no teacher
+            is one for each of these.
     """
 
     Config: ClassVar[type]
     student_keys: tuple[TapKey, ...] = ()
     teacher_keys: tuple[TapKey, ...] = ()
-    extras: ClassVar[tuple[str, ...]] = ()
+    extras: tuple[str, ...] = ()
     fixed_intermediate: bool = True
 
     def __init__(self, config: Any, student: Any, teachers: Sequence[Any]) -> None:
         super().__init__()
         self.config, self.student, self.teachers = config, student, list(teachers)
+        self.taught_by = list(range(len(self.teachers)))
 
     def intermediate(self, context: StepContext) -> Sequence[float]:
         """Factors of intermediate parts, one per teacher, where no tensor decides them."""
@@ -68,12 +89,8 @@ class Aggregator(nn.Module):
 
         Args:
             student: taps ``student_keys``.
-            teachers: taps ``teacher_keys`` of each teacher.
+            teachers: taps ``teacher_keys`` of each teacher, of those too that do not teach.
             batch: the micro-batch.
             context: its step, and its number.
         """
         raise RuntimeError(f"{type(self).__name__} must define weights()")
-
-    def project(self, index: int, student: Taps, teacher: Taps) -> tuple[Taps, Taps]:
-        """Taps as the parts of teacher ``index`` are to see them (projections to its width)."""
-        return student, teacher

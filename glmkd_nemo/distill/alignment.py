@@ -16,8 +16,9 @@ class Aligned(Method):
     """Base of methods that compare hidden states, both brought to one size by :meth:`align`.
 
     Both steps are optional: LayerNorms of the method's own, of which the student's is trained (one
-    for all teachers of a term) and the teacher's stays as it is; then a linear projection of one
-    side to the other's size, the same for all layers.
+    for all teachers of a term, applied once for the first, twice for the second and so on, as in
+    GLMKD) and the teacher's stays as it is; then a linear projection of one side to the other's
+    size, the same for all layers.
 
     Args:
         config, student, teacher: as for every method.
@@ -59,7 +60,9 @@ class Aligned(Method):
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., h]`` of either model -> both in one size, in fp32 or better."""
-        s, t = _through(self.layernorm, student), _through(self.t_layernorm, teacher)
+        s, t = student, _through(self.t_layernorm, teacher)
+        for _ in range(self.place[0] + 1):  # as in GLMKD: once more for every further teacher
+            s = _through(self.layernorm, s)
         if self.project == "student":
             s = _through(self.fit_dense, s)
         elif self.project == "teacher":

@@ -30,8 +30,10 @@ def combined(
         factor = 1.0 if weights is None else factor_of(planned, weights, teachers)
         term = planned.weight * weighed(value, factor)
         total = term if total is None else total + term
-    for loss in weights.extra.values() if weights is not None else ():
-        total = loss.mean() if total is None else total + loss.mean()
+    if weights is not None:
+        for loss in weights.extra.values():
+            term = weights.extra_weight * loss.mean()
+            total = term if total is None else total + term
     return total
 
 

@@ -86,21 +86,26 @@ class RandomLayers:
                 f"{method}: random_every_epochs or random_every_steps must be above 0."
             )
 
-    def draw(self, context: StepContext, method: str, teacher_layers: int, count: int) -> list[int]:
+    def draw(
+        self, context: StepContext, method: str, teacher_layers: int, count: int, place: int = 0
+    ) -> list[int]:
         """``count`` inner layers of the teacher (from 1 on), sorted.
 
         Args:
-            method: makes its draws independent of those of others.
+            method, place: make its draws independent of those of others, and of those for other
+                teachers.
         """
         every = self.random_every_epochs
         turn = context.epoch // every if every else context.step // self.random_every_steps
-        return sorted(context.draws(method, turn).sample(range(1, teacher_layers), count))
+        return sorted(context.draws(method, turn, place).sample(range(1, teacher_layers), count))
 
-    def ends(self, context: StepContext, method: str, teacher: int, student: int) -> list[int]:
+    def ends(
+        self, context: StepContext, method: str, teacher: int, student: int, place: int = 0
+    ) -> list[int]:
         """TinyBERT's map ``[0, e_1, ..., teacher]`` of this step, see :func:`uniform_segments`."""
         if not self.random_layers:
             return uniform_segments(teacher, student)
-        return [0, *self.draw(context, method, teacher, student - 1), teacher]
+        return [0, *self.draw(context, method, teacher, student - 1, place), teacher]
 
     def possible_ends(self, teacher: int, student: int) -> list[list[int]]:
         """Maps that together give each student layer every teacher layer that it can ever have.

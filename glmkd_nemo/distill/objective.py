@@ -63,17 +63,22 @@ class Objective(nn.Module):
             raise ValueError("distill.terms is empty: choose a method, for instance method=kd.")
         self.teachers = dict(teachers)
         self.student = student
-        self.terms = _expanded(terms, list(teachers))
         self.aggregator: Aggregator | None = None
         self.random_data = None if random_data is None else random_data_from_dict(random_data)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.methods = nn.ModuleDict({n: self._build(t) for n, t in self.terms.items()})
             if aggregator is not None:
                 shapes = list(self.teachers.values())
                 self.aggregator = aggregator_from_dict(aggregator, student, shapes)
+            self.terms = _expanded(terms, self._teaching())
+            self.methods = nn.ModuleDict({n: self._build(t) for n, t in self.terms.items()})
         self._tell_expanded_apart()
         self._check()
+
+    def _teaching(self) -> list[str]:
+        """Names of the teachers for which terms that name none are expanded."""
+        names = list(self.teachers)
+        return names if self.aggregator is None else [names[i] for i in self.aggregator.taught_by]
 
     def _build(self, term: TermConfig) -> Method:
         teacher = self.teachers[term.teacher] if term.teacher is not None else None

@@ -129,9 +129,6 @@ class DistillationStep:
         for planned in self.routes.mine:
             view = planned.part.view
             mine, theirs = student[view], taps_of[planned.teacher][view]
-            if self.objective.aggregator is not None and planned.teacher is not None:
-                index = self._order.index(planned.teacher)
-                mine, theirs = self.objective.aggregator.project(index, mine, theirs)
             value = planned.part.loss(mine, theirs, batches[view])
             self._board.add(planned.name, value.mean())
             found.append((planned, value))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glmkd_nemo.distill.method import Batch, ModelShape
 from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
@@ -30,13 +30,24 @@ class Teacher:
 
     Args:
         model: this rank's stage and shard, weights loaded.
+        trainable: it learns with its student, from the soft labels (GLMKD's option; its module
+            then has to be a :class:`LiveTeachers` member of the student's).
+
+    Raises:
+        ValueError: a trainable teacher under pipeline parallelism.
     """
 
-    def __init__(self, model: GLMModel) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: GLMModel, trainable: bool = False) -> None:
+        if trainable and len(model.config.split) > 1:
+            raise ValueError(
+                "a trainable teacher needs all its layers on one stage, as its lane through the "
+                "pipeline is forward only: set model.pipeline_model_parallel_size=1, or "
+                "trainable=false."
+            )
+        self.trainable = trainable
+        self.model = model if trainable else model.eval().requires_grad_(False)
         self.config: GLMConfig = model.config
 
-    @torch.no_grad()
     def forward(
         self,
         batch: Batch,
@@ -57,7 +68,11 @@ class Teacher:
         """
         if received is not None:
             self.model.set_input_tensor(received)
-        with record(want, self.config.sequence_parallel, edits) as taps:
+        learns = self.trainable and torch.is_grad_enabled()
+        with (
+            torch.set_grad_enabled(learns),
+            record(want, self.config.sequence_parallel, edits) as taps,
+        ):
             output = self.model(
                 batch.input_ids,
                 batch.position_ids,
@@ -66,6 +81,24 @@ class Teacher:
                 task=batch.task,
             )
         return output, taps
+
+
+class LiveTeachers(nn.ModuleDict):
+    """Trainable teachers as a member of the student, so that DDP and the optimizer reach them."""
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Nothing: the weights of a student do not include what distils it."""
+        return {}
+
+    def state(self, prefix: str) -> dict[str, Any]:
+        """Their weights as sharded tensors, for the checkpoints of a run."""
+        found: dict[str, Any] = {}
+        for name, teacher in self.items():
+            assert isinstance(teacher, GLMModel)
+            found |= teacher.sharded_state_dict(prefix=f"{prefix}{name}.")
+        return found
 
 
 class TeacherLane:

@@ -25,11 +25,11 @@ from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.distill.terms import teachers_of, terms_from_dict
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.analysis import callbacks_of
-from glmkd_nemo.models.build_vocab_map import fill_vocab_map, teacher_of_map
+from glmkd_nemo.models.build_vocab_map import teacher_of_map
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
-from glmkd_nemo.models.prepare import prepare
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
+from glmkd_nemo.models.prepare import prepare
 
 
 class GLMDistillModelPT(GLMModelPT):

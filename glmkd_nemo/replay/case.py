@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.original_glm import original_sizes
+from glmkd_nemo.distill.methods import method_class
 from glmkd_nemo.models.heads import HeadConfig
 from glmkd_nemo.replay import flags as options
 from glmkd_nemo.replay import tasks
+from glmkd_nemo.replay.excluded import why_excluded
 from glmkd_nemo.replay.flags import Setting, Translation
+from glmkd_nemo.replay.flags.aggregators import PARAMETERS as AGGREGATOR_PARAMETERS
+from glmkd_nemo.replay.flags.aggregators import PARTS as AGGREGATOR_PARTS
+from glmkd_nemo.replay.flags.aggregators import aggregation
 from glmkd_nemo.replay.flags.predictions import PARTS as PREDICTION_PARTS
 from glmkd_nemo.replay.flags.predictions import prediction_terms
 from glmkd_nemo.replay.flags.random_data import random_data
 from glmkd_nemo.replay.vocab_maps import sizes_with_map
-
-# Cases that record a fault of the reference, which this project mends: they do not count.
-EXCLUDED = {
-    "kd_mse_mask_ignored_bug": "the reference's MSE ignores its mask (misspelt keyword)",
-    "kd_readme_lossmask_3choices": "the reference lets padded choices into the soft loss",
-    "mixbaseline_*": "the reference's combination counts losses twice",
-    "theseus_*_seed1000": "the reference may leave a step without a student layer",
-    "theseus_*_seed1001": "the reference may leave a step without a student layer",
-    "trim_hidden_*": "the reference truncates the fused query-key-value block",
-    "ckd_modern_torch_nan": "the reference gives NaN on modern torch",
-}
 
 
 @dataclass(frozen=True)
@@ -44,15 +37,16 @@ class Case:
     """
 
     folder: Path
+    step: int | None = None
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """``case.json``."""
+        """``case.json``; of a step: what was recorded of it and of the whole case."""
         path = self.folder / "case.json"
         if not path.is_file():
             raise ValueError(f"{self.folder} is no case: it has no case.json")
         loaded: dict[str, Any] = json.loads(path.read_text())
-        return loaded
+        return loaded if self.step is None else {**loaded, **loaded.pop("steps")[self.step]}
 
     @property
     def name(self) -> str:
@@ -67,15 +61,17 @@ class Case:
     @property
     def excluded(self) -> str | None:
         """Why the case does not count, or ``None``."""
-        for pattern, reason in EXCLUDED.items():
-            if fnmatch(self.folder.name, pattern):
-                return reason
-        return None
+        return why_excluded(self.folder.name)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Recorded outputs and gradients."""
-        return load_file(self.folder / "tensors.safetensors")
+        found = load_file(self.folder / "tensors.safetensors")
+        if self.step is None:
+            return found
+        prefix = f"step{self.step}/"
+        own = {n.removeprefix(prefix): t for n, t in found.items() if n.startswith(prefix)}
+        return {**{n: t for n, t in found.items() if not n.startswith("step")}, **own}
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -103,11 +99,12 @@ class Case:
         changed = record.get("args_differing_from_default", {})
         return {**{name: value for name, value in changed.items() if value is not False}, **given}
 
-    @property
+    @cached_property
     def setting(self) -> Setting:
-        """The stage and depths, on which the meaning of some options depends."""
+        """The stage and sizes, on which the meaning of some options depends."""
         teachers = tuple(sizes["num_layers"] for _, sizes in self.teachers())
-        return Setting(self.record["stage"], self.student()[1]["num_layers"], teachers)
+        stage, student = self.record["stage"], self.student()[1]["num_layers"]
+        return Setting(stage, student, teachers, tasks.classes_of(self.inputs, self.head))
 
     @cached_property
     def translation(self) -> Translation:
@@ -115,18 +112,33 @@ class Case:
         return options.translation_of(str(self.flags.get("student_model", "kd")))
 
     @cached_property
-    def terms(self) -> dict[str, dict[str, Any]]:
-        """The objective. Raises ``NotYet`` where a later version is needed."""
-        if self.folder.parent.name == tasks.HEADS:
-            return {"hard": {"method": "hard", "of": "classes"}}
+    def aggregation(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+        """The terms, and ``distill.aggregator``. Raises ``NotYet`` for an unknown option."""
         if self.is_plain:
-            return {"hard": {"method": "hard"}}
-        if self.folder.parent.name == "distill_mt" or "steps" in self.record:
-            raise options.NotYet("several teachers or several steps")
-        if any(n.startswith("mt_") and n != "mt_disable_operation" for n in self.flags):
-            raise options.NotYet("several teachers")
+            of = {"of": "classes"} if self.folder.parent.name == tasks.HEADS else {}
+            return {"hard": {"method": "hard", **of}}, None
         predictions = prediction_terms(self.flags, self.setting)
-        return self.translation.terms(self.flags, self.setting, predictions)
+        terms = self.translation.terms(self.flags, self.setting, predictions)
+        if not self.several_teachers and not self.flags.get("multi_teacher_model"):
+            return terms, None
+        return aggregation(self.flags, self.setting, terms)
+
+    @property
+    def terms(self) -> dict[str, dict[str, Any]]:
+        """The objective."""
+        return self.aggregation[0]
+
+    @property
+    def several_teachers(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.record.get("teacher_model_files", [])) > 1
+
+    @cached_property
+    def steps(self) -> list[Case]:
+        """The case's steps, made one after the other on the same objects; itself, if it is one."""
+        if "steps" not in self.record:
+            return [self]
+        return [Case(self.folder, number) for number in range(len(self.record["steps"]))]
 
     @property
     def random_data(self) -> dict[str, Any] | None:
@@ -145,8 +157,11 @@ class Case:
         files = self.record.get("teacher_model_files", [])
         if not files:
             return []
-        heads = options.parse(self.record["full_argv"])["teacher_num_attention_heads"]
-        return [self._model(file, heads) for file in files]
+        argv = options.parse(self.record["full_argv"])
+        heads = str(argv.get("mt_num_attention_heads") or "").split(":")
+        if not all(heads) or len(heads) != len(files):
+            heads = [str(argv["teacher_num_attention_heads"])] * len(files)
+        return [self._model(file, n) for file, n in zip(files, heads, strict=True)]
 
     def _model(
         self, file: str, heads: Any, shared: Any = None
@@ -157,7 +172,7 @@ class Case:
         return state, {**sizes, **own}
 
     def logits(self) -> dict[str, Tensor]:
-        """Recorded logits: of the ``student``, and of the first teacher as ``t0``."""
+        """Recorded logits: of the ``student``, and of each teacher as ``t0`` and so on."""
         if self.is_plain:
             return {"student": self.tensors["out/logits"]}
         files = {"student": self.record["student_logits_file"][0]}
@@ -167,11 +182,11 @@ class Case:
         return {who: load_file(self.root / file)["logits"] for who, file in files.items()}
 
     @cached_property
-    def drawn_layers(self) -> list[int]:
-        """Teacher layers whose input layernorm was tapped: the random draw that was made."""
-        hook = self.record.get("teacher_hooks", [[{}]])[0][0]
-        layers = hook.get("transformer", {}).get("layers", {})
-        return sorted(int(i) for i, names in layers.items() if "layernorm_output" in names)
+    def drawn_layers(self) -> list[list[int]]:
+        """Teacher layers whose input layernorm was tapped, by teacher: the random draw made."""
+        hooks = self.record.get("teacher_hooks", [[{}]])[0]
+        layers = [(hook or {}).get("transformer", {}).get("layers", {}) for hook in hooks]
+        return [sorted(int(i) for i, n in x.items() if "layernorm_output" in n) for x in layers]
 
     def extra_parameters(self) -> dict[str, Tensor]:
         """The methods' own parameters, under our names inside the objective."""
@@ -189,10 +204,13 @@ class Case:
             ValueError: the translation of this student model does not know it.
         """
         name = original.removeprefix("student.")
-        found = options.matched(name, self.translation.parameters)
-        if found is None:
+        if found := options.matched(name, AGGREGATOR_PARAMETERS):
+            ours = found[0].expand(found[1])
+        elif found := options.matched(name, self.translation.parameters):
+            ours = f"methods.{found[0].expand(found[1])}"
+        else:
             raise ValueError(f"{self.name}: no parameter of ours stands for {original!r}")
-        return f"methods.{found[0].expand(found[1])}"
+        return ours if self.several_teachers else ours.replace("@t0", "")
 
     def original_parameter(self, ours: str) -> str:
         """The original name of a method's parameter; the inverse of :meth:`our_parameter`."""
@@ -207,19 +225,31 @@ class Case:
     def our_part(self, component: str) -> tuple[str, bool, float] | None:
         """Our part behind a logged component, whether its weight is in the logged value, and the
         factor in that weight which is not."""
-        name, suffix = component, ""
-        if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat\d+.*)?", component):
-            several, again = len(self.record["teacher_model_files"]) > 1, match[3] or ""
-            if "ignore_first_backward_gard" in self.flags:  # only the last pass counts
-                if not again:
-                    return None
-                again = again.removeprefix("_repeat1")
-            name, suffix = match[1] + again, f"@t{match[2]}" if several else ""
-        found = options.matched(name, {**PREDICTION_PARTS, **self.translation.parts})
+        name, suffix, repeat, times = component, "", "", 0
+        if match := re.fullmatch(r"(.+?)_t(\d+)(_repeat(\d+).*)?", component):
+            name, suffix, repeat = match[1], f"@t{match[2]}", match[3] or ""
+            times = int(match[4] or 0)
+        if "ignore_first_backward_gard" in self.flags:  # only the last pass counts
+            if not name.startswith("multi_teacher") and times < int(
+                self.flags["forward_repeat_num"]
+            ):
+                return None
+            repeat, times = "", 0
+        parts = {**PREDICTION_PARTS, **AGGREGATOR_PARTS, **self.translation.parts}
+        found = options.matched(name + repeat, parts)
+        if found is None and times:  # the same parts, on data seen again
+            found = options.matched(name, parts)
+            suffix += f"~{times}" if found else ""
         if found is None:
             return None
         term, _, part = found[0].expand(found[1].part).partition("/")
         without = 1.0 if found[1].term_weighted else self.terms[term].get("weight", 1.0)
-        if suffix and term in self.terms:
-            term += suffix
-        return f"{term}/{part}", found[1].weighted, without
+        if found[1].without is not None:
+            without *= found[1].without(self.flags) or 1.0  # a term of weight 0 is left out
+        if name == "multi_teacher_model/hard_loss" and self.aggregation[1] is not None:
+            without /= 1 - self.aggregation[1].get("alpha", 0.0)  # RL-KD logs it weighted
+        if self.aggregation[1] is not None and term in self.terms:
+            of_teacher = method_class(self.terms[term]["method"]).needs_teacher
+            term += suffix.partition("~")[0] if of_teacher else ""
+        again = "~" + suffix.partition("~")[2] if "~" in suffix else ""
+        return f"{term}/{part}{again}", found[1].weighted, without

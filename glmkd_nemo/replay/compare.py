@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -39,8 +40,16 @@ def tensor_error(x: Tensor, reference: Tensor) -> float:
     return difference / norm
 
 
-def errors(case: Case, outcome: Outcome) -> list[Error]:
-    """All errors of a case."""
+def errors(case: Case, outcomes: Sequence[Outcome]) -> list[Error]:
+    """All errors of a case, of all its steps."""
+    found = []
+    for number, (step, outcome) in enumerate(zip(case.steps, outcomes, strict=True)):
+        label = f"step {number}: " if len(outcomes) > 1 else ""
+        found += [e._replace(name=f"{label}{e.name}") for e in _errors(step, outcome)]
+    return found
+
+
+def _errors(case: Case, outcome: Outcome) -> list[Error]:
     found = [
         Error("logits", who, tensor_error(outcome.logits[who], reference))
         for who, reference in case.logits().items()
@@ -88,8 +97,12 @@ def _gradients(case: Case, outcome: Outcome) -> list[Error]:
     for name in names:
         norm, _, _, stride = statistics.get(name, (0.0, 0.0, 0, 1))
         kind = "grad" if name in whole else "gradsample"
-        reference = case.tensors[f"{kind}/{name}"]
         ours = outcome.gradients.get(name)
+        reference = case.tensors.get(f"{kind}/{name}")
+        if reference is None:  # of a step there are statistics only
+            size = 0.0 if ours is None else float(ours.double().norm())
+            found.append(Error("gradient", f"{name} (norm)", scalar_error(size, float(norm))))
+            continue
         if ours is None:  # it has none, or nothing but zeros
             error = float("inf") if float(reference.norm()) >= NOTHING else 0.0
             found.append(Error("gradient", f"{name} (missing)", error))

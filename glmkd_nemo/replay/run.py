@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,14 +27,15 @@ from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
 from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.step import DistillationStep
-from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.distill.teachers import LiveTeachers, Teacher
+from glmkd_nemo.distill.terms import terms_from_dict
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.case import Case
-from glmkd_nemo.replay.flags.random_data import RecordedShuffle
+from glmkd_nemo.replay.recorded import recorded_context, stand_ins_of
 
 
 @dataclass
@@ -50,78 +51,73 @@ class Outcome:
     logits: dict[str, Tensor] = field(default_factory=dict)
 
 
-class _Recorded(random.Random):
-    """Gives the recorded draw instead of a new one."""
-
-    def __init__(self, layers: list[int]) -> None:
-        super().__init__(0)
-        self._layers = layers
-
-    def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
-        return [layer for layer in self._layers if layer in population][:k]
-
-
-@dataclass(frozen=True)
-class _RecordedContext(StepContext):
-    layers: tuple[int, ...] = ()
-    case: Case | None = None
-
-    def draws(self, *what: object) -> random.Random:
-        case = self.case
-        if case is not None and what[0] == "random data":
-            return RecordedShuffle(case.record)
-        if case is None or case.translation.draws is None:
-            return _Recorded(list(self.layers))
-        return case.translation.draws(case.record, case.tensors, what)
-
-
 def run_case(
     case: Case,
     sequence_parallel: bool = False,
     dtype: torch.dtype = torch.float32,
     recompute: str | None = None,
-) -> Outcome:
-    """One forward and backward of a case in the parallel layout that is initialised.
+) -> list[Outcome]:
+    """Forward and backward of each step of a case in the parallel layout that is initialised.
 
-    Every rank must call it; the outcome is complete on rank 0.
+    Every rank must call it; the outcomes are complete on rank 0.
     """
     parallel = {
         "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
         "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
         "sequence_parallel": sequence_parallel,
     }
-    state, sizes = case.student()
+    first = case.steps[0]
+    state, sizes = first.student()
     config = _config({**sizes, "activations_checkpoint_granularity": recompute}, parallel)
-    objective = _objective(case, sizes, dtype)
-    teachers = _teachers(case, objective, config, parallel, dtype)
-    student = _model(case, config, state, dtype, sizes)
+    objective = _objective(first, sizes, dtype)
+    teachers = _teachers(first, objective, config, parallel, dtype)
+    student = _model(first, config, state, dtype, sizes)
     student.add_module("distill", objective)
+    live = {name: teacher.model for name, teacher in teachers.items() if teacher.trainable}
+    student.add_module("live_teachers", LiveTeachers(live))
+    student.train()
+    ddp = DistributedDataParallel(config, DistributedDataParallelConfig(), student)
     step = DistillationStep(config, objective, teachers)
-    context = _context(case)
-    outcome = Outcome(weights={p.name: p.weight for p in objective.parts(context)})
+    return [_one_step(case, step, ddp, dtype) for case in case.steps]
+
+
+def _one_step(case: Case, step: DistillationStep, ddp: Any, dtype: torch.dtype) -> Outcome:
+    context, objective, student = recorded_context(case), step.objective, ddp.module
+    weights = {p.name: p.weight for p in objective.parts(context)}
+    outcome = Outcome(weights={**weights, **dict.fromkeys(objective.extras, 1.0)})
     batch = tasks.fields_of(case.inputs, case.head, dtype)
-    outcome.values = _forward_backward(student, step, context, batch)
-    outcome.gradients = _original(case, whole_gradients(student), sizes["num_attention_heads"])
+    outcome.values = _forward_backward(student, step, ddp, context, batch)
+    outcome.gradients = _original(case, whole_gradients(student))
     seen = objective.views_of(batch_of(batch), context)[0]
-    with standing_in(student, objective.replacements(context), teachers):
+    with standing_in(student, objective.replacements(context), step.teachers):
         outcome.values["hard_label"] = _hard_label(student, seen)
         outcome.logits["student"] = whole_logits(student, seen)
-    for name, teacher in teachers.items():
+    for name, teacher in step.teachers.items():
         read = read_by(name, seen, objective, student)
         outcome.logits[name] = whole_logits(teacher.model, read)
     return outcome
 
 
+class _RecordedObjective(Objective):
+    """Takes the recorded choice of stand-in layers, if there is one."""
+
+    def replacements(self, context: StepContext) -> dict[int, tuple[str, range]]:
+        recorded = stand_ins_of(context)
+        return super().replacements(context) if recorded is None else recorded
+
+
 def _objective(case: Case, sizes: Mapping[str, Any], dtype: torch.dtype) -> Objective:
     """The terms of a case, their projections as recorded."""
     shapes = {f"t{i}": _shape(sizes) for i, (_, sizes) in enumerate(case.teachers())}
-    terms = {n: term_from_dict(n, t, shapes) for n, t in case.terms.items()}
-    objective = Objective(terms, _shape(sizes), shapes, random_data=case.random_data).to(dtype)
-    own = dict(objective.named_parameters())
+    terms, aggregator = case.aggregation
+    read = terms_from_dict({"terms": terms, "aggregator": aggregator}, shapes)
+    own = (0, aggregator, case.random_data)
+    objective = _RecordedObjective(read, _shape(sizes), shapes, *own).to(dtype)
+    parameters = dict(objective.named_parameters())
     with torch.no_grad():
         for name, tensor in case.extra_parameters().items() if not case.is_plain else ():
-            if name in own:
-                own[name].copy_(tensor)
+            if name in parameters:
+                parameters[name].copy_(tensor)
     return objective
 
 
@@ -136,27 +132,18 @@ def _teachers(
     for i, (state, sizes) in enumerate(case.teachers()):
         beside = objective.possible_replacements().get(f"t{i}")
         split = place_teacher(f"t{i}", parts, student.split, sizes["num_layers"], beside)
-        hosted[f"t{i}"] = Teacher(
-            _model(case, _config(sizes, parallel, split), state, dtype, sizes)
-        )
+        model = _model(case, _config(sizes, parallel, split), state, dtype, sizes)
+        hosted[f"t{i}"] = Teacher(model, trainable="mt_has_grad" in case.flags)
     return hosted
 
 
-def _context(case: Case) -> StepContext:
-    recorded = case.record.get("args_at_step", {})
-    return _RecordedContext(
-        step=recorded.get("iteration", 0),
-        max_steps=recorded.get("train_iters", 1),
-        layers=tuple(case.drawn_layers),
-        case=None if case.is_plain else case,
-    )
-
-
 def _forward_backward(
-    student: GLMModel, step: DistillationStep, context: StepContext, batch: dict[str, Any]
+    student: GLMModel,
+    step: DistillationStep,
+    ddp: Any,
+    context: StepContext,
+    batch: dict[str, Any],
 ) -> dict[str, float]:
-    ddp = DistributedDataParallel(student.config, DistributedDataParallelConfig(), student)
-    student.train()
     ddp.zero_grad_buffer()
     b, s = batch["input_ids"].shape
     values = run_passes(step, context, [batch], [ddp], s, b)
@@ -218,13 +205,23 @@ def _model(
     return model
 
 
-def _original(case: Case, gradients: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
-    prefix, renamed, model = "distill.", {}, {}
+def _original(case: Case, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients under original names, in the original layout."""
+    heads = case.student()[1]["num_attention_heads"]
+    renamed: dict[str, Tensor] = {}
+    model: dict[str, Tensor] = {}
+    live: dict[int, dict[str, Tensor]] = {}
     for name, gradient in gradients.items():
-        if name.startswith(prefix):
-            renamed[case.original_parameter(name.removeprefix(prefix))] = gradient
+        if name.startswith("distill."):
+            renamed[case.original_parameter(name.removeprefix("distill."))] = gradient
+        elif match := re.fullmatch(r"live_teachers\.t(\d+)\.(.+)", name):
+            live.setdefault(int(match[1]), {})[match[2]] = gradient
         elif (of_head := tasks.original_head_name(name)) is not None:
             renamed[of_head] = gradient
         else:
             model[name] = gradient
+    for number, theirs in live.items():
+        own_heads = case.teachers()[number][1]["num_attention_heads"]
+        for name, gradient in to_original(theirs, own_heads).items():
+            renamed[f"student.teacher_model_{number}.{name}"] = gradient
     return {**to_original(model, heads), **renamed}

@@ -69,6 +69,14 @@ def _fields(x: Mapping[str, Tensor], head: HeadConfig | None) -> dict[str, Any]:
     return task_batch.multi_token(*sequences, x["target"], x["logit_mask"], label, choice_mask)
 
 
+def classes_of(inputs: Mapping[str, Tensor], head: HeadConfig | None) -> int:
+    """Answers of an example of a recorded batch; 0 without a task."""
+    if head is None or head.kind == "pooled":
+        return 0
+    shape = inputs["target"].shape
+    return int(shape[1])
+
+
 def head_parameters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A head's recorded parameters under our names."""
     prefix = "head_param/"

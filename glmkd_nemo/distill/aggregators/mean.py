@@ -22,10 +22,12 @@ class MeanConfig:
     Attributes:
         survival: probability that a teacher takes part in a step (DGKD; 1: always).
         sum: sum instead of mean.
+        hard: whether the hard label counts here (not, if another member of a mixture has it).
     """
 
     survival: float = 1.0
     sum: bool = False
+    hard: bool = True
 
 
 class Mean(Aggregator):
@@ -49,7 +51,7 @@ class Mean(Aggregator):
         """The same for predictions; with ``survival`` below 1 the hard label counts as one more."""
         factors = self.intermediate(context)
         hard = self._share(self._alive(context)) if self.config.survival < 1 else 1.0
-        return Weights(factors, factors, hard)
+        return Weights(factors, factors, hard * self.config.hard)
 
     def _alive(self, context: StepContext) -> list[float]:
         draws = context.draws("survival", context.step, context.micro_batch)

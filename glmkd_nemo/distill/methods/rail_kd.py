@@ -1,8 +1,7 @@
 """RAIL-KD: RAndom Intermediate Layer Knowledge Distillation (arXiv 2109.10164, section 3).
 
-Each layer's mean over positions against that of a random layer of the teacher, both projected to
-one width and scaled to length 1. As in GLMKD: padding averaged in, one projection per model, layers
-of equal weight (its ``rail_kd_layer_wise_alpha`` has no effect), the *sum* over the micro-batch.
+Each layer's mean over positions against a random teacher layer's, both projected to one width and
+scaled to length 1. As in GLMKD: padding averaged in, layers of equal weight, *summed* over samples.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ class RailKDConfig(RandomLayers):
     """Options of RAIL-KD, and those of :class:`RandomLayers`.
 
     Attributes:
+        random_layers: false: every (t // s)-th layer of the teacher, the rest dropped.
         concatenated: project all layers side by side as one vector, not layer by layer.
         projection_size: width of both projections, u in the paper.
         embedding, final: whether the embedding and the final output take part.
     """
 
-    random_layers: bool = True  # else every (t // s)-th, the rest dropped
+    random_layers: bool = True
     concatenated: bool = True
     projection_size: int = 128
     embedding: bool = False
@@ -55,9 +55,9 @@ class RailKD(Method):
         self.t_fit_dense = nn.Linear(n * teacher.hidden, config.projection_size)
 
     def parts(self, context: StepContext) -> list[Part]:
-        c, n, m = self.config, self.student.layers, self.teacher.layers
-        name = f"rail_kd {self.place[0]}"  # teachers are drawn from independently
-        return [self._part(c.draw(context, name, m, n - 1) if c.random_layers else self.inside)]
+        c, n, m, at = self.config, self.student.layers, self.teacher.layers, self.place[0]
+        layers = c.draw(context, "rail_kd", m, n - 1, at) if c.random_layers else self.inside
+        return [self._part(layers)]
 
     def possible_parts(self) -> list[Part]:
         return [self._part(self.inside)]

@@ -53,7 +53,7 @@ class TinyBERT(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         m, n = self.teacher.layers, self.student.layers
-        return self._parts(self.config.ends(context, "tinybert", m, n))
+        return self._parts(self.config.ends(context, "tinybert", m, n, self.place[0]))
 
     def possible_parts(self) -> list[Part]:
         m, n = self.teacher.layers, self.student.layers

@@ -26,11 +26,13 @@ class Setting:
         stage: ``pt``, ``ft_lm``, ``ft_multi`` or ``ft_single``.
         student_layers: depth of the student.
         teacher_layers: depth of each teacher.
+        classes: answers of an example on a task.
     """
 
     stage: str
     student_layers: int
     teacher_layers: tuple[int, ...]
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Logged:
             characters: the value is the sum over all such parts.
         weighted: whether the reference logs it after multiplying with its weight ...
         term_weighted: ... and whether that includes the weight of the whole term.
+        without: the factor in the weight, if any, that is not in what was logged.
     """
 
     part: str
     weighted: bool = True
     term_weighted: bool = True
+    without: Callable[[Flags], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Translation:
             prediction terms (``soft``, ``hard``, ``logits``) that the common options ask for.
         parts: by regular expression of the logged name, without the teacher's suffix.
         parameters: our name (``term.name inside the method``) by regular expression of the
-            original one without ``student.``.
+            original one without ``student.``; ``@t0`` and so on tell several teachers apart.
         draws: ``draws(record, tensors, what)``: what ``context.draws(*what)`` has to give for the
             recorded choices to be made again; by default the teacher layers that were tapped.
     """

@@ -28,5 +28,5 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
 TRANSLATION = Translation(
     _terms,
     parts={r"inter_loss/hidden_states\.\d+": Logged("lrc_bert/hidden_states.*")},
-    parameters={r"s_fit_dense\.0\.(\w+)": r"lrc_bert.fit_dense.\1"},
+    parameters={r"s_fit_dense\.(\d+)\.(\w+)": r"lrc_bert@t\1.fit_dense.\2"},
 )

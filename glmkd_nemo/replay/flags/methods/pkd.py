@@ -5,8 +5,12 @@ from __future__ import annotations
 from glmkd_nemo.replay.flags import Flags, Logged, Setting, Terms, Translation
 
 
+def _alpha(flags: Flags) -> float:
+    return float(flags.get("pkd_alpha", 0.5))
+
+
 def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
-    alpha, beta = float(flags.get("pkd_alpha", 0.5)), float(flags.get("pkd_beta", 100))
+    alpha, beta = _alpha(flags), float(flags.get("pkd_beta", 100))
     mixed = {"soft": alpha, "hard": 1 - alpha}
     terms = {
         name: {**term, "weight": term.get("weight", 1.0) * mixed.get(name, 1.0)}
@@ -26,8 +30,8 @@ def _terms(flags: Flags, setting: Setting, predictions: Terms) -> Terms:
 TRANSLATION = Translation(
     _terms,
     parts={  # logged before alpha and beta
-        r"pre_loss/[pf]t_soft": Logged("soft/soft", weighted=False),
-        r"pre_loss/[pf]t_hard": Logged("hard/hard", weighted=False),
+        r"pre_loss/[pf]t_soft": Logged("soft/soft", without=_alpha),
+        r"pre_loss/[pf]t_hard": Logged("hard/hard", without=lambda flags: 1 - _alpha(flags)),
         r"inter_loss/(hidden_states\.\d+)": Logged(r"pkd/\1", weighted=False),
     },
 )

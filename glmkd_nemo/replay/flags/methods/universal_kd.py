@@ -22,7 +22,7 @@ TRANSLATION = Translation(
     _terms,
     parts={r"inter_loss/(hidden_states\.\d+)": Logged(r"universal_kd/\1")},
     parameters={
-        r"(s_fit_dense\.\d+\.weight)": r"universal_kd.\1",
-        r"t_fit_dense_0\.(\d+\.weight)": r"universal_kd.t_fit_dense.\1",
+        r"(s_fit_dense\.\d+\.weight)": r"universal_kd@t0.\1",
+        r"t_fit_dense_(\d+)\.(\d+\.weight)": r"universal_kd@t\1.t_fit_dense.\2",
     },
 )
