@@ -32,7 +32,7 @@ def test_padded_answers_are_left_out():
     real, label = case.inputs["loss_mask"], case.inputs["label"]
     assert real.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 0]]
     with one_rank():
-        outcome = run_case(case)
+        (outcome,) = run_case(case)
     recorded = case.logits()
     for who in ("student", "t0"):
         assert tensor_error(outcome.logits[who], recorded[who]) < 1e-5
