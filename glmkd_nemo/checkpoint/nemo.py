@@ -44,7 +44,8 @@ __all__ = [
     "read_nemo_config",
 ]
 
-NOT_EXPORTED = "distill."  # teachers and what only distillation needs stay out of the archive
+# teachers and what only distillation needs stay out of the archive
+NOT_EXPORTED = ("distill.", "model.live_teachers.")
 
 
 def allow_target(prefix: str = "glmkd_nemo.") -> None:

@@ -13,7 +13,8 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from glmkd_nemo.checkpoint.sharded import check_whole
 
 SHOWN = 8  # names per kind in a message
-BESIDE = "distill."  # a student's companion in training, never part of a model's weights
+# a student's companions in training, never part of a model's weights
+BESIDE = ("distill.", "live_teachers.")
 
 
 class WeightsMismatch(ValueError):
@@ -42,7 +43,8 @@ def load_sharded(
     folder = Path(path)
     check_whole(folder)
     weights = model.sharded_state_dict(prefix=prefix)
-    weights = {k: v for k, v in weights.items() if not k.startswith(f"{prefix}{BESIDE}")}
+    beside = tuple(f"{prefix}{name}" for name in BESIDE)
+    weights = {k: v for k, v in weights.items() if not k.startswith(beside)}
     rows = getattr(getattr(model, "config", None), "word_rows", None)
     if strict:
         compare_weights(weights, folder, label or str(path), vocab_size=rows)

@@ -100,13 +100,15 @@ class OptimSection:
 
 @dataclass
 class TeacherSection:
-    """A frozen teacher.
+    """A teacher.
 
     Attributes:
         restore_from_path: its ``.nemo``, saved at any layout.
+        trainable: it learns with its student, from the soft labels; frozen by default.
     """
 
     restore_from_path: str | None = None
+    trainable: bool = False
 
 
 @dataclass

@@ -21,7 +21,7 @@ from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
 from glmkd_nemo.distill.step import DistillationStep
-from glmkd_nemo.distill.teachers import Teacher, shape_of
+from glmkd_nemo.distill.teachers import LiveTeachers, Teacher, shape_of
 from glmkd_nemo.distill.terms import teachers_of, terms_from_dict
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.analysis import callbacks_of
@@ -37,7 +37,7 @@ class GLMDistillModelPT(GLMModelPT):
 
     The student is an ordinary GLM: checkpoints hold it and the methods' projections, its ``.nemo``
     holds it alone. Teachers are read from ``.nemo`` archives at the student's layout, whatever
-    layout they were saved at, and are never saved.
+    layout they were saved at, and are never saved, but for trainable ones in checkpoints of the run.
 
     Args:
         cfg: the section ``model`` of the configuration.
@@ -91,6 +91,8 @@ class GLMDistillModelPT(GLMModelPT):
             tapped = tapped_layers(parts, name) | read(cfg.num_layers)
             teachers[name] = self._load_teacher(name, cfg, split, tapped)
         models = {name: teacher.model for name, teacher in teachers.items()}
+        live = {name: models[name] for name, teacher in teachers.items() if teacher.trainable}
+        student.add_module("live_teachers", LiveTeachers(live))
         prepare(student, self.cfg, self.tokenizer, models)
         self.step = DistillationStep(config, objective, teachers)
         return student
@@ -111,7 +113,8 @@ class GLMDistillModelPT(GLMModelPT):
                 tapped_layers=tapped,
             )
             load_sharded(model, folder / WEIGHTS, label=str(path))
-        return Teacher(model.to(device=self.device, dtype=config.params_dtype))
+        model = model.to(device=self.device, dtype=config.params_dtype)
+        return Teacher(model, trainable=bool(self.cfg.teachers[name].get("trainable")))
 
     def _check_vocabulary(self, path: str, folder: Path) -> None:
         theirs = load_tokenizer(folder / TOKENIZER)
@@ -163,10 +166,11 @@ class GLMDistillModelPT(GLMModelPT):
     # ---- checkpoints ------------------------------------------------------------------------
 
     def sharded_state_dict(self, prefix: str = "") -> dict[str, Any]:
-        """Weights of the student, and of the methods under ``distill.``."""
+        """Weights of the student, of the methods under ``distill.``, and of trainable teachers."""
         assert self.step is not None
         own: dict[str, Any] = self.step.objective.replicated_state(f"{prefix}distill.")
-        return {**super().sharded_state_dict(prefix), **own}
+        live = cast(LiveTeachers, self.glm.live_teachers).state(f"{prefix}model.live_teachers.")
+        return {**super().sharded_state_dict(prefix), **own, **live}
 
 
 def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:
