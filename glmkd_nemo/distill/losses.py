@@ -51,7 +51,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
         ``[...]``, summed over the vocabulary.
     """
     s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
-    log_p = t - log_partition(t).unsqueeze(-1)
+    log_p = t - shared(log_partition(t)).unsqueeze(-1)
     p, lead = log_p.exp(), s - t
     # With u the student's lead over its mean under p, KL = log(sum p e^u), which is
     # log(1 + sum p (e^u - 1)), and sum p u = 0. Summing p (e^u - 1 - u), terms of one sign, loses
@@ -75,7 +75,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
         ``[...]``.
     """
     s, t = at_least_fp32(student) / temperature, at_least_fp32(teacher) / temperature
-    p = (t - log_partition(t).unsqueeze(-1)).exp()
+    p = (t - shared(log_partition(t)).unsqueeze(-1)).exp()
     return log_partition(s) - all_sum((p * s).sum(-1))
 
 

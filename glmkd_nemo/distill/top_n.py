@@ -41,10 +41,10 @@ def top_n(
         lowest among these tokens, the mean over the logits that do.
     """
     s, t = at_least_fp32(student), at_least_fp32(teacher)
-    t_top, index = _top_of_all_ranks(t, n)
-    s_top = pick(s, index - first_column)
+    index = _top_of_all_ranks(t, n)[1] - first_column
+    s_top, t_top = pick(s, index), pick(t, index)
     excess = (s - shared(s_top.min(-1, keepdim=True).values)).relu()
-    excess = excess.masked_fill(_is_top(s, index - first_column), 0.0)
+    excess = excess.masked_fill(_is_top(s, index), 0.0)
     exceeding = all_sum((excess > 0).sum(-1).to(excess.dtype))
     hinge = ratio_of_means(sample_sum(all_sum(excess.sum(-1)), mask), sample_sum(exceeding, mask))
     return sample_sum(loss(s_top, t_top), mask) / mask.shape[1], hinge

@@ -30,15 +30,19 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum(-1)
 
 
-def plain(loss: SoftLoss, student: Tensor, teacher: Tensor) -> Tensor:
-    """``[b]``: sum over a sample's rows, over all its positions, times T^2."""
+def of_rows(loss: SoftLoss, student: Tensor, teacher: Tensor) -> Tensor:
+    """``[n]`` of logits ``[n, V]``, without the factor."""
     q, p = ((x / loss.temperature).softmax(-1) for x in (student, teacher))
     if loss.loss == "reverse_kl":
-        found = kl(q, p)
-    elif loss.loss == "jsd":
+        return kl(q, p)
+    if loss.loss == "jsd":
         m = loss.beta * p + (1 - loss.beta) * q
-        found = loss.beta * kl(p, m) + (1 - loss.beta) * kl(q, m)
-    else:
-        found = kl(p, loss.skew * p + (1 - loss.skew) * q)
+        return loss.beta * kl(p, m) + (1 - loss.beta) * kl(q, m)
+    return kl(p, loss.skew * p + (1 - loss.skew) * q)
+
+
+def plain(loss: SoftLoss, student: Tensor, teacher: Tensor) -> Tensor:
+    """``[b]``: sum over a sample's rows, over all its positions, times T^2."""
+    found = of_rows(loss, student, teacher)
     sums = [found[MASK.nonzero()[:, 0] == b].sum() for b in range(len(MASK))]
     return torch.stack(sums) * loss.temperature**2 / MASK.shape[1]
