@@ -37,7 +37,7 @@ class GLMDistillModelPT(GLMModelPT):
 
     The student is an ordinary GLM: checkpoints hold it and the methods' projections, its ``.nemo``
     holds it alone. Teachers are read from ``.nemo`` archives at the student's layout, whatever
-    layout they were saved at, and are never saved, but for trainable ones in checkpoints of the run.
+    layout they were saved at, and are never saved, but for trainable ones in a run's checkpoints.
 
     Args:
         cfg: the section ``model`` of the configuration.
