@@ -56,7 +56,8 @@ def normalized_entropy(prediction: Any, batch: Batch, mask: str) -> Tensor:
     positions = batch.mask(mask)
     rows = at_least_fp32(prediction.rows(positions))
     log_z = log_partition(rows)
-    expected = all_sum(((rows - log_z.unsqueeze(-1)).exp() * rows).sum(-1))
+    p = (rows - shared(log_z).unsqueeze(-1)).exp()  # of this rank's columns
+    expected = all_sum((p * rows).sum(-1))
     entropy = sample_sum(log_z - expected, positions) / math.log(prediction.vocab_size)
     return (entropy + (~positions).sum(1)) / positions.shape[1]
 
