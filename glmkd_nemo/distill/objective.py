@@ -182,6 +182,7 @@ class Objective(nn.Module):
         teachers: dict[str, Edits] = {}
         for name in self._active(context):
             mine, theirs = self._method(name).edits(context, batch)
+            check_keys(mine, self.student.layers)
             student |= mine  # those of one term for several teachers are the same
             teacher = self.terms[name].teacher
             if theirs and teacher is not None:
