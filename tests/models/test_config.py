@@ -26,11 +26,6 @@ pytestmark = pytest.mark.usefixtures("alone")
         ({"activations_checkpoint_method": "half"}, "'half' is unknown: uniform .* or block"),
         ({"precision": 64}, "precision=64 is unknown"),
         ({"pipeline_model_parallel_size": 4}, "3 layers cannot be spread over 4 pipeline stages"),
-        ({"embedding_size": 8}, "embedding_size: this version builds plain GLM only"),
-        ({"share_layers": True}, "share_layers: this version"),
-        ({"bottleneck": 8}, "bottleneck_size: this version"),
-        ({"vocab_map": 64}, "mapped_vocab_size: this version"),
-        ({"vocab_map": 64, "share_layers": True}, "share_layers, mapped_vocab_size: this version"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, Any], message: str):
