@@ -62,16 +62,20 @@ class Setting:
         options: of the method, beside those of its recipe.
         dp_batch: whether data-parallel ranks together form one batch for it (they exchange
             samples), so that one process has to take all samples at once to be equal.
+        no_dp: why it is not the same with data parallelism, if so.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     dp_batch: bool = False
+    no_dp: str = ""
 
 
 SETTINGS: dict[str, Setting] = {
     "lrc_bert": Setting(dp_batch=True),
     "mgskd": Setting({"relation_heads": 8}),
     "minilmv2": Setting({"relation_heads": 8}),
+    "several_mixture": Setting({"members": [{"name": "mean"}, {"name": "uncertainty"}]}),
+    "several_rl_kd": Setting(no_dp="each forward pass is rewarded by the next of its rank"),
 }
 
 
