@@ -86,13 +86,15 @@ def sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
 
     Returns:
         ``[3]`` in fp64: sum of cross entropy in nats, number of tokens, number of tokens whose
-        most likely word is the label. Equal on all tensor-parallel ranks.
+        most likely word is the label, or shares its logit (by a vocabulary map). Equal on all
+        tensor-parallel ranks.
     """
     mask = loss_mask > 0
     labels_n = logits.columns_of(labels[mask])
     logits_nv = logits.rows(mask).float()
     loss_n = cross_entropy(logits_nv.double(), labels_n, logits.columns.start)
-    right = (_most_likely(logits_nv, logits.columns.start) == labels_n).sum()
+    best_n = _most_likely(logits_nv, logits.columns.start)
+    right = (logits.rows_of(best_n) == logits.rows_of(labels_n)).sum()
     count = torch.tensor(float(labels_n.numel()), dtype=torch.float64, device=loss_n.device)
     return torch.stack([loss_n.sum(), count, right.double()])
 

@@ -130,6 +130,10 @@ class Logits:
         assert self.tokens is self._map.kept_ids
         return self._map.rows(ids)
 
+    def rows_of(self, columns: Tensor) -> Tensor:
+        """Row of the head behind each column, any shape: equal where tokens share a logit."""
+        return columns if self._picked is None else self._picked[columns]
+
     @cached_property
     def _head(self) -> Tensor:
         """``[V', h]``, the weights of this rank's columns."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, ModelShape
 from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.engine.blank_filling import sums
 from glmkd_nemo.models.build_vocab_map import fill_vocab_map, kept_section, teacher_of_map
 from glmkd_nemo.models.vocab_map import (
     Tables,
@@ -143,6 +144,18 @@ def test_a_mapped_model_is_a_plain_one_with_shared_rows(unmap: bool):
     by_row = torch.zeros_like(own["embedding.word_embeddings.weight"])
     by_row.index_add_(0, row_of_id, by_token)
     torch.testing.assert_close(mapped.embedding.word_embeddings.weight.grad, by_row)
+
+
+def test_accuracy_counts_words_that_share_a_logit():
+    mapped = model(False)
+    logits = mapped(**tiny.batch(), materialize=False)
+    best = logits.all().argmax(-1)
+    stand_in = mapped.vocab_map.row_of_id[best]
+    same = [(mapped.vocab_map.row_of_id == row).nonzero()[-1, 0] for row in stand_in.flatten()]
+    labels = torch.stack(same).view_as(best)
+    assert not torch.equal(labels, best)
+    assert int(sums(logits, labels, torch.ones_like(labels))[2]) == labels.numel()
+    assert int(sums(logits, (stand_in + 1) % SIZE, torch.ones_like(labels))[2]) < labels.numel()
 
 
 def test_a_map_as_large_as_the_vocabulary_only_changes_the_order():
