@@ -118,7 +118,9 @@ def _predicts(
     from glmkd_nemo.distill.method import ModelShape
     from glmkd_nemo.distill.objective import Objective
     from glmkd_nemo.distill.terms import terms_from_dict
+    from glmkd_nemo.engine.strategy import join_alone
 
+    join_alone()  # methods ask for the tensor-parallel size
     shapes = {name: ModelShape(*sizes) for name, sizes in teachers.items()}
     terms = terms_from_dict(distill, shapes)
     several = distill.get("aggregator")

@@ -16,6 +16,7 @@ from glmkd_nemo.compare.run import Compare
 from glmkd_nemo.compare.settings import load_settings
 from glmkd_nemo.demo.process import StageFailedError
 from glmkd_nemo.demo.settings import load_settings as load_demo
+from tests.distill.conftest import alone  # noqa: F401  (a fixture)
 
 STUDENT, TEACHER = (2, 16, 4, 64), (4, 32, 4, 64)
 
@@ -38,6 +39,7 @@ def test_recipes_are_found_by_listing(tmp_path: Path) -> None:
         entries(["maen"], conf)
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_recipe_is_read_as_shipped_with_changed_options() -> None:
     teachers, kd = {"t0": TEACHER}, Entry("method", "kd")
     read = recipes.read(kd, {"kd": {"mask": "none"}}, [STUDENT], teachers)
@@ -50,6 +52,7 @@ def test_a_recipe_is_read_as_shipped_with_changed_options() -> None:
         recipes.read(Entry("method", "tinybert"), {}, [STUDENT], {"t0": (4, 32, 8, 64)})
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_recipe_for_equal_widths_gets_a_wide_student() -> None:
     entry, wide = Entry("method", "pkd"), (2, 32, 4, 64)
     assert recipes.read(entry, {}, [STUDENT, wide], {"t0": TEACHER})["student"] == 1
@@ -69,6 +72,14 @@ def test_impossible_settings(changes: dict[str, Any], message: str) -> None:
     assert load_settings({"steps": None}).steps == 200
     with pytest.raises(ValueError, match=message):
         load_settings(changes)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", ["minilmv2", "combination"])
+def test_relation_heads_are_checked_without_a_layout(name: str) -> None:
+    students = [(2, 96, 4, 64), (2, 192, 4, 64)]
+    read = recipes.read(Entry("method", name), {}, students, {"t0": (4, 192, 4, 64)})
+    assert "minilmv2" in read["distill"]["terms"]
 
 
 class Children:
