@@ -38,6 +38,19 @@ def term_fields(method: str) -> Iterable[str]:
     return [*own, *(f.name for f in dataclasses.fields(method_class(method).Config))]
 
 
+def aggregator_fields(name: str) -> Iterable[str]:
+    """Keys of ``model.distill.aggregator`` with this name.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one.
+    """
+    import dataclasses
+
+    from glmkd_nemo.distill.aggregators import aggregator_class
+
+    return ["name", *(f.name for f in dataclasses.fields(aggregator_class(name).Config))]
+
+
 def open_sections() -> dict[str, type]:
     """Schemas of sections that belong to other packages (NeMo's experiment manager)."""
     from nemo.utils.exp_manager import ExpManagerConfig
@@ -112,7 +125,7 @@ def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> 
         try:
             _check_given(cfg)
             plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-            check(plain, schema, open_sections(), term_fields)
+            check(plain, schema, open_sections(), term_fields, aggregator_fields)
             outcome[0] = main(cfg)
         except (ValueError, OSError, OmegaConfBaseException) as error:
             outcome[1] = error

@@ -15,9 +15,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-# fields of one entry of model.distill.terms, by the name of its method
-TermFields = Callable[[str], Iterable[str]]
-TERMS = "model.distill.terms"
+# keys of one entry of model.distill.terms by the name of its method, or of model.distill.aggregator
+Fields = Callable[[str], Iterable[str]]
+TERMS, AGGREGATOR = "model.distill.terms", "model.distill.aggregator"
 
 
 class ConfigError(ValueError):
@@ -34,7 +34,8 @@ def check(
     cfg: Mapping[str, Any],
     schema: type,
     sections: Mapping[str, type] | None = None,
-    term_fields: TermFields | None = None,
+    term_fields: Fields | None = None,
+    aggregator_fields: Fields | None = None,
 ) -> None:
     """Checks keys and types of a composed configuration.
 
@@ -44,12 +45,18 @@ def check(
         sections: dataclasses for fields that the schema leaves open, by dotted name.
         term_fields: names that a term of ``model.distill.terms`` may have, by method; it raises
             ValueError for an unknown method.
+        aggregator_fields: the same of ``model.distill.aggregator``, by its name.
 
     Raises:
         ConfigError: one message with all problems.
     """
     problems = list(_walk(cfg, schema, "", dict(sections or {})))
-    problems += _terms(cfg, term_fields)
+    distill = (cfg.get("model") or {}).get("distill") or {}
+    if term_fields is not None:
+        for name, term in (distill.get("terms") or {}).items():
+            problems += _options(f"{TERMS}.{name}", term, "method", "kd", term_fields)
+    if aggregator_fields is not None and distill.get("aggregator"):
+        problems += _aggregator(AGGREGATOR, distill["aggregator"], aggregator_fields)
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -91,24 +98,31 @@ def _wrong_types(path: str, scalars: dict[str, Any], schema: type) -> Iterable[s
         yield f"{path}{key}={value!r} is of the wrong type: {reason}"
 
 
-def _terms(cfg: Mapping[str, Any], term_fields: TermFields | None) -> Iterable[str]:
-    terms = ((cfg.get("model") or {}).get("distill") or {}).get("terms") or {}
-    if term_fields is None:
+def _aggregator(path: str, node: Any, fields: Fields) -> Iterable[str]:
+    """An aggregator, and those that it mixes."""
+    yield from _options(path, node, "name", "mean", fields)
+    members = node.get("members") if isinstance(node, Mapping) else None
+    for number, member in enumerate(members if isinstance(members, list) else ()):
+        yield from _aggregator(f"{path}.members[{number}]", member, fields)
+
+
+def _options(path: str, node: Any, key: str, example: str, fields: Fields) -> Iterable[str]:
+    """A section whose entry ``key`` decides which others it may have."""
+    chosen = node.get(key) if isinstance(node, Mapping) else None
+    if not chosen:
+        yield f"{path} names no {_NOUNS[key]}: add {path}.{key}={example} or another one"
         return
-    for name, term in terms.items():
-        path = f"{TERMS}.{name}"
-        method = term.get("method") if isinstance(term, Mapping) else None
-        if not method:
-            yield f"{path} names no method: add {path}.method=kd or another one"
-            continue
-        try:
-            known = list(term_fields(method))
-        except ValueError as error:
-            yield f"{path}.method: {error}"
-            continue
-        for key in term:
-            if key not in known:
-                yield f"unknown key {path}.{key} ({method}){nearest(key, known)}"
+    try:
+        known = list(fields(chosen))
+    except ValueError as error:
+        yield f"{path}.{key}: {error}"
+        return
+    for name in node:
+        if name not in known:
+            yield f"unknown key {path}.{name} ({chosen}){nearest(name, known)}"
+
+
+_NOUNS = {"method": "method", "name": "aggregator"}
 
 
 def _dataclass_in(hint: Any) -> type | None:
@@ -119,6 +133,13 @@ def _dataclass_in(hint: Any) -> type | None:
         found = [_dataclass_in(part) for part in typing.get_args(hint)]
         return next((part for part in found if part is not None), None)
     return None
+
+
+def _has_keys(hint: Any) -> bool:
+    """Whether any keys may stand below: ``Any``, ``dict``, ``dict | None``."""
+    if isinstance(hint, types.UnionType):
+        return any(_has_keys(part) for part in typing.get_args(hint))
+    return hint is Any or _is_dict_of(hint)
 
 
 def _is_dict_of(hint: Any) -> bool:
@@ -147,7 +168,7 @@ def known_path(path: str, schema: type, sections: Mapping[str, type] | None = No
         hint_type = fields[word]
         kind = (sections or {}).get(".".join(done)) or _dataclass_in(hint_type)
         if kind is None:
-            scalar = typing.get_origin(hint_type) is not dict and hint_type is not Any
+            scalar = not _has_keys(hint_type)
             return f"unknown key {path}: {'.'.join(done)} has no keys" if words and scalar else None
         if _is_dict_of(hint_type) and words:
             done.append(words.pop(0))
