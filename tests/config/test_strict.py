@@ -16,6 +16,9 @@ from glmkd_nemo.config.strict import ConfigError, check
 MODELS = {
     "tiny4": (4, 312, 12),
     "tiny6": (6, 768, 12),
+    "albert": (12, 768, 12),
+    "mobilebert": (24, 512, 4),
+    "ib_bert": (24, 512, 4),
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
     "2b": (36, 2048, 32),
@@ -90,7 +93,7 @@ def test_a_wrong_key_in_a_file(key: str, value: object, words: str, sections: di
         ("+model.hiden_size=1", "did you mean model.hidden_size"),
         ("~model.hiden_size", "did you mean model.hidden_size"),
         ("modle=tiny4", "unknown key modle; did you mean model"),
-        ("model=tiny5", "model=tiny5 is unknown; did you mean tiny.*there are: 10b, 2b, base"),
+        ("model=tiny5", "model=tiny5 is unknown; did you mean tiny.*there are: 10b, 2b, albert"),
         ("model.hidden_size.x=1", "model.hidden_size has no keys"),
         ("model.hidden_size", "is no key=value"),
         ("exp_manager.exp_dri=x", "did you mean exp_manager.exp_dir"),

@@ -64,7 +64,7 @@ def test_query_key_and_value_are_interleaved_by_head():
 @pytest.mark.parametrize("name", ["encoder.weight", "transformer.layers.0.mlp.gate.weight", "bias"])
 def test_unknown_names_are_refused(name: str):
     for rename in (from_original, to_original):
-        with pytest.raises(ValueError, match=f"'{name}' is no weight of a plain GLM"):
+        with pytest.raises(ValueError, match=f"'{name}' is no weight of a GLM"):
             rename({name: torch.zeros(1)}, HEADS)
 
 
