@@ -94,3 +94,11 @@ class Aggregator(nn.Module):
             context: its step, and its number.
         """
         raise RuntimeError(f"{type(self).__name__} must define weights()")
+
+    def memory(self) -> Any:
+        """What this rank keeps for its next forward beside parameters and buffers: plain containers
+        and tensors, which checkpoints save; ``None`` for nothing."""
+        return None
+
+    def recall(self, memory: Any) -> None:
+        """Takes back what :meth:`memory` gave."""

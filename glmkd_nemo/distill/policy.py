@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,12 @@ class Decision:
         """Policy loss for a scalar ``reward``: minus the summed probability of what was decided."""
         p = self.agent(self.seen)
         return -torch.where(self.selected, p, 1 - p).sum() * reward
+
+    def as_plain(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        predictions = [list(x) for x in self.seen.predictions]
+        seen = {"representation": self.seen.representation, "predictions": predictions}
+        return {**seen, "selected": self.selected}
 
 
 class Agent(nn.Module):
@@ -83,3 +89,10 @@ class Agent(nn.Module):
         p = self(seen)
         noise = torch.tensor([draws.random() for _ in range(p.numel())], device=p.device)
         return Decision(self, seen, noise.view_as(p) < p)
+
+    def remembered(self, plain: Mapping[str, Any]) -> Decision:
+        """The decision that ``Decision.as_plain`` gave, on the agent's device."""
+        device = self.mt_soft.weight.device
+        predictions = [Summary(x.to(device), *rest) for x, *rest in plain["predictions"]]
+        seen = Seen(plain["representation"].to(device), predictions)
+        return Decision(self, seen, plain["selected"].to(device))

@@ -14,6 +14,8 @@ from torch import Tensor
 from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
 from glmkd_nemo.checkpoint.weights import load_sharded
 from glmkd_nemo.data.tokenizer import load_tokenizer
+from glmkd_nemo.distill import memory
+from glmkd_nemo.distill.aggregator import Aggregator
 from glmkd_nemo.distill.analysis import layers_read
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.objective import Objective
@@ -171,6 +173,23 @@ class GLMDistillModelPT(GLMModelPT):
         own: dict[str, Any] = self.step.objective.replicated_state(f"{prefix}distill.")
         live = cast(LiveTeachers, self.glm.live_teachers).state(f"{prefix}model.live_teachers.")
         return {**super().sharded_state_dict(prefix), **own, **live}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also stores what the aggregator keeps for its next forward."""
+        super().on_save_checkpoint(checkpoint)
+        if (aggregator := self._aggregator) is not None:
+            checkpoint["aggregator_memory"] = memory.collected(aggregator.memory())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Gives it back."""
+        super().on_load_checkpoint(checkpoint)
+        found = memory.found_again(checkpoint.get("aggregator_memory"))
+        if self._aggregator is not None and found is not None:
+            self._aggregator.recall(found)
+
+    @property
+    def _aggregator(self) -> Aggregator | None:
+        return None if self.step is None else self.step.objective.aggregator
 
 
 def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:

@@ -3,12 +3,13 @@
 An agent decides for each sample which teachers take part, from a semantic representation (the
 first position of one teacher, which does not teach), the teachers' own losses and their soft
 labels. As in GLMKD its policy gradient lags one forward behind, the reward is the loss of the
-forward after, and with ``reward: 2`` only the last teacher's loss joins it.
+forward after, and with ``reward: 2`` only the last teacher's loss joins it. The first forward has
+no policy loss, nor has that after a resume with other numbers of data- or tensor-parallel ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,14 @@ class RLKD(Aggregator):
         for i, share in zip(self.taught_by, shares, strict=True):
             chosen[i] = share
         return Weights(chosen, chosen, 1 - c.alpha, extra, extra_weight=c.alpha)
+
+    def memory(self) -> dict[str, Any] | None:
+        """The decision that the next forward rewards."""
+        return None if self._previous is None else self._previous.as_plain()
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Goes on with it."""
+        self._previous = self.agent.remembered(memory)
 
 
 def _check(c: RLKDConfig, teachers: int) -> None:
