@@ -1,4 +1,4 @@
-"""The agent of RL-KD (arXiv 2012.06048, section 3.3): which teachers teach which sample."""
+"""The agent of RL-KD (arXiv 2012.06048, section 3.3), and its options."""
 
 from __future__ import annotations
 
@@ -13,6 +13,55 @@ from torch import Tensor, nn
 
 from glmkd_nemo.distill.method import Batch
 from glmkd_nemo.distill.signals import Summary, hard_loss, projected, summary
+
+
+@dataclass
+class RLKDConfig:
+    """Options of RL-KD.
+
+    Attributes:
+        phase: ``average`` (first, all teachers) or ``rl`` (the agent selects).
+        alpha: weight of distillation; the hard label has ``1 - alpha``.
+        reward: 1: minus the student's loss; 2: minus the last teacher's too.
+        semantic_teacher: number of the teacher that gives the semantic representation; ``None``
+            only in the phase ``average``.
+        semantic_size: width of that representation where no teacher gives it.
+        of: ``tokens`` or ``classes``.
+        classes: answers of an example, for ``of: classes``.
+        sequences: sequences of an example whose first positions make up the representation.
+        mask: positions of the soft labels that count, for tokens.
+    """
+
+    phase: str = "rl"
+    alpha: float = 0.5
+    reward: int = 1
+    semantic_teacher: int | None = 0
+    semantic_size: int | None = None
+    of: str = "tokens"
+    classes: int = 2
+    sequences: int = 1
+    mask: str = "target"
+
+    def check(self, teachers: int) -> None:
+        """Refuses what cannot work with so many teachers.
+
+        Raises:
+            ValueError: by name, with what is possible.
+        """
+        if self.phase not in ("average", "rl"):
+            raise ValueError(f"rl_kd: phase {self.phase!r} is unknown: average, rl.")
+        if self.reward not in (1, 2):
+            raise ValueError(f"rl_kd: reward {self.reward!r} is unknown: 1, 2.")
+        if not 0.0 < self.alpha <= 1.0:
+            raise ValueError(f"rl_kd: alpha {self.alpha} must be above 0 and at most 1.")
+        semantic = self.semantic_teacher
+        if semantic is None and self.phase == "rl":
+            raise ValueError("rl_kd: phase rl needs semantic_teacher, the number of a teacher.")
+        if semantic is not None and not 0 <= semantic < teachers > 1:
+            raise ValueError(
+                f"rl_kd: semantic_teacher {semantic} must be one of several teachers, numbered "
+                f"from 0; there are {teachers}."
+            )
 
 
 class Seen(NamedTuple):

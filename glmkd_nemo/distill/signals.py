@@ -62,6 +62,30 @@ def normalized_entropy(prediction: Any, batch: Batch, mask: str) -> Tensor:
     return (entropy + (~positions).sum(1)) / positions.shape[1]
 
 
+def selection_rates(entropy: Tensor, teachers: int, hard: bool) -> Tensor:
+    """How much of each teacher a sample gets (arXiv 2204.00548, section 3).
+
+    Args:
+        entropy: ``[b]``, normalized, of the student.
+        teachers: how many, from small to large.
+        hard: one teacher per sample, by its rank in the batch, where there are enough samples.
+
+    Returns:
+        ``[b, teachers]``, rows summing up to ``teachers``.
+    """
+    b = entropy.shape[0]
+    if teachers == 1:
+        return entropy.new_ones(b, 1)
+    places = torch.arange(teachers, device=entropy.device)
+    if hard and b >= teachers:
+        rank = (-entropy).argsort().argsort().unsqueeze(-1) + 1  # 1: the least sure
+        share = rank / b * teachers
+        return ((share > places) & (share <= places + 1)).to(entropy.dtype)
+    h = entropy.unsqueeze(-1)
+    rate = h + (1 - 2 * h) * places / (teachers - 1)
+    return rate / rate.sum(-1, keepdim=True) * teachers
+
+
 class Summary(NamedTuple):
     """Predictions of a sample, averaged over positions: ``values [b, v']`` from column ``start``
     on; ``sharded`` if other ranks have the other columns."""

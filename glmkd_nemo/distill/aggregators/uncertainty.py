@@ -1,9 +1,8 @@
 """Uncertainty: Unified and Effective Ensemble KD (arXiv 2204.00548, section 3).
 
-Teachers stand in order of size. The surer the student is of a sample (the lower its entropy), the
-larger the teacher that it learns from: ``hard`` gives each sample one teacher by its rank in the
-batch, the soft form weighs all. As in GLMKD weights keep their gradient with respect to the
-student.
+The surer the student is of a sample (the lower its entropy), the larger the teacher that it learns
+from: ``hard`` gives each sample one teacher by its rank in the batch, the soft form weighs all. As
+in GLMKD weights keep their gradient with respect to the student.
 """
 
 from __future__ import annotations
@@ -12,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from glmkd_nemo.distill.aggregator import Aggregator, Weights, prediction_key
 from glmkd_nemo.distill.method import MASKS, Batch, StepContext, Taps
-from glmkd_nemo.distill.signals import normalized_entropy
+from glmkd_nemo.distill.signals import normalized_entropy, selection_rates
 
 
 @dataclass
@@ -63,30 +59,15 @@ class Uncertainty(Aggregator):
     def weights(
         self, student: Taps, teachers: Sequence[Taps], batch: Batch, context: StepContext
     ) -> Weights:
-        """By the entropy of the student on each sample."""
+        """By the student's entropy."""
         c, count = self.config, len(self.teachers)
         entropy = normalized_entropy(student[self.student_keys[0]], batch, c.mask)
-        rate = self._rate(entropy) / count
-        prediction = [rate[:, place] for place in self.order]
+        rates = selection_rates(entropy, count if c.select else 1, c.hard).expand(-1, count) / count
+        prediction = [rates[:, place] for place in self.order]
         if not c.inter_entropy:
             return Weights(prediction, self.intermediate(context))
         sure = (1 - entropy).abs()
         return Weights([sure * p for p in prediction], [entropy / count] * count)
-
-    def _rate(self, entropy: Tensor) -> Tensor:
-        """``[b] -> [b, T]``, summing up to T; column 0 is the smallest teacher's."""
-        b, count = entropy.shape[0], len(self.teachers)
-        if not self.config.select or count == 1:
-            return entropy.new_ones(b, count)
-        places = torch.arange(count, device=entropy.device)
-        if self.config.hard and b >= count:
-            rank = (-entropy).argsort().argsort().unsqueeze(-1) + 1  # 1: the least sure
-            share = rank / b * count
-            return ((share > places) & (share <= places + 1)).to(entropy.dtype)
-        larger = places / (count - 1)
-        h = entropy.unsqueeze(-1)
-        rate = h + (1 - 2 * h) * larger
-        return rate / rate.sum(-1, keepdim=True) * count
 
 
 AGGREGATOR = Uncertainty
