@@ -59,7 +59,8 @@ class Worst:
 
     Attributes:
         values: largest relative error of loss and components.
-        gradients: largest relative error of a gradient.
+        gradients: largest relative error of a gradient; in bf16 of those above the last
+            digit of the whole gradient.
         in_float64: whether it was run in float64, fp32 being badly conditioned.
         refused: why it does not run, if so.
     """
@@ -99,12 +100,13 @@ def cases_of(folder: Path) -> dict[str, list[Case]]:
 def _methods_of(case: Case) -> list[str]:
     """What a case is about: its aggregator, or the methods of its terms beside the labels."""
     try:
-        used = {str(term["method"]) for term in case.terms.values()}
+        terms, aggregator = case.aggregation
     except NotYet:
         return []
-    if several := case.flags.get("multi_teacher_model"):
-        return [f"{several} (aggregator)"]
-    return sorted(used - set(LABELS)) or sorted(used & {"kd"} or used)
+    if aggregator is not None:
+        return [str(aggregator["name"])]
+    used = {str(term["method"]) for term in terms.values()}
+    return sorted(used - set(LABELS)) or sorted(used & {"kd"})
 
 
 def measure(cases: Iterable[Case], layout: Layout) -> dict[str, Worst]:
@@ -159,5 +161,14 @@ def _errors(case: Case, layout: Layout, dtype: torch.dtype) -> Worst:
 
     found = errors(case, run_case(case, layout.sp, dtype, layout.recompute))
     values = max(e.value for e in found if e.kind in ("loss", "component"))
-    gradients = max(e.value for e in found if e.kind == "gradient")
+    nothing = _below_last_digit(case, dtype) if dtype is torch.bfloat16 else set()
+    gradients = max(
+        e.value for e in found if e.kind == "gradient" and e.name.split(" ")[0] not in nothing
+    )
     return Worst(values, gradients, in_float64=dtype is torch.float64)
+
+
+def _below_last_digit(case: Case, dtype: torch.dtype) -> set[str]:
+    last_digit = torch.finfo(dtype).eps * float(case.record.get("grad_norm", 0.0))
+    statistics: dict[str, list[float]] = case.record["grad_stats"]
+    return {name for name, (norm, *_) in statistics.items() if float(norm) < last_digit}

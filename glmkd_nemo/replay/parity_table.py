@@ -25,8 +25,8 @@ inputs. An entry is the largest relative error of loss, components and gradients
 cases, against the numbers that the reference gave in one process in fp32; the tolerance is
 {tolerance:.0e}. `*`: cases whose fp32 conditioning makes that unreachable were run in float64.
 In bf16, weights and activations have 8 bits of mantissa, and the numbers are still compared with
-those of fp32: the worst of loss and components, and the worst of a gradient (one whose sum
-cancels loses most).
+those of fp32: the worst of loss and components, and the worst of a gradient (of those above the
+last digit of the whole gradient; sums that cancel lose most).
 """
 
 
