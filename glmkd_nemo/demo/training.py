@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from nemo.core.config import hydra_runner  # noqa: F401  (registers the resolvers of conf/)
 from omegaconf import DictConfig, OmegaConf
 
-from glmkd_nemo.config.run import CONF, open_sections, term_fields
+from glmkd_nemo.config.run import CONF, aggregator_fields, open_sections, term_fields
 from glmkd_nemo.config.schema import PretrainSchema
 from glmkd_nemo.config.strict import check
 from glmkd_nemo.demo.callbacks import Watch
@@ -33,7 +33,7 @@ def whole_config(changes: dict[str, Any]) -> DictConfig:
     """
     config = _composed(changes)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    check(plain, PretrainSchema, open_sections(), term_fields)
+    check(plain, PretrainSchema, open_sections(), term_fields, aggregator_fields)
     return config
 
 

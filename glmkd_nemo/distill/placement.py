@@ -12,6 +12,10 @@ from glmkd_nemo.models.config import even_split
 FINAL = ("output", "output_first", "output_mean", "logits", "classes")
 
 
+class LayoutRefused(ValueError):
+    """What cannot be had under pipeline parallelism, said before training with the remedy."""
+
+
 def stage_of(key: TapKey, split: list[int]) -> int:
     """The stage that reaches a tap, for a model with ``split[k]`` layers on stage ``k``."""
     name, layer = key
@@ -107,7 +111,7 @@ def _check_reached(
         home = home_of(planned, student_split)
         for name, layer in planned.part.teacher if planned.teacher == teacher else ():
             if layer is not None and layer >= ends[home]:
-                raise ValueError(
+                raise LayoutRefused(
                     f"{planned.name} needs the teacher's {name} of layer {layer} on pipeline stage "
                     f"{home}, but its layers stand in for the student's and end at {ends[home]} "
                     "there: set pipeline_model_parallel_size=1, or use another teacher for it."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from glmkd_nemo.distill.method import Batch, ModelShape
 from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
+from glmkd_nemo.distill.placement import LayoutRefused
 from glmkd_nemo.distill.routes import Routes
 from glmkd_nemo.distill.taps import Edits, TapKey, record
 from glmkd_nemo.models.config import GLMConfig
@@ -34,12 +35,12 @@ class Teacher:
             then has to be a :class:`LiveTeachers` member of the student's).
 
     Raises:
-        ValueError: a trainable teacher under pipeline parallelism.
+        LayoutRefused: a trainable teacher under pipeline parallelism.
     """
 
     def __init__(self, model: GLMModel, trainable: bool = False) -> None:
         if trainable and len(model.config.split) > 1:
-            raise ValueError(
+            raise LayoutRefused(
                 "a trainable teacher needs all its layers on one stage, as its lane through the "
                 "pipeline is forward only: set model.pipeline_model_parallel_size=1, or "
                 "trainable=false."

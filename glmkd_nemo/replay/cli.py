@@ -78,6 +78,7 @@ def _rank(
 
 
 def _one(folder: str, sp: bool, recompute: str | None, table: _Table) -> None:
+    from glmkd_nemo.distill.placement import LayoutRefused
     from glmkd_nemo.replay.compare import TOLERANCE, errors
     from glmkd_nemo.replay.run import run_case
     from glmkd_nemo.replay.truncation import COLLECTION, replay_truncation
@@ -94,7 +95,11 @@ def _one(folder: str, sp: bool, recompute: str | None, table: _Table) -> None:
     except NotYet as missing:
         table.note(case.name, f"waits: needs {missing}")
         return
-    found = errors(case, run_case(case, sp, recompute=recompute))
+    try:
+        found = errors(case, run_case(case, sp, recompute=recompute))
+    except LayoutRefused as refused:
+        table.note(case.name, f"refused: {refused}")
+        return
     remark = ""
     again = [max(e.value for e in found) > TOLERANCE]
     dist.broadcast_object_list(again, src=0)  # one decision: errors are complete on rank 0 only
