@@ -83,7 +83,7 @@ def class_entropy(x: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def same(found: Any, expected: Any) -> None:
+def check_same(found: Any, expected: Any) -> None:
     for x, y in zip(found, expected, strict=True):
         x, y = (torch.as_tensor(z, dtype=torch.float64).expand(B) for z in (x, y))
         torch.testing.assert_close(x, y)
@@ -125,7 +125,7 @@ def test_dgkd_counts_survivors_and_the_hard_label():
 def test_mt_bert_on_tokens():
     batch, teachers = tokens(B, S, V), [logits(1), logits(2)]
     found = built(name="mt_bert").weights({}, [of_tokens(t) for t in teachers], batch, CONTEXT)
-    same(found.prediction, [1 / (1 + token_loss(t, batch)) for t in teachers])
+    check_same(found.prediction, [1 / (1 + token_loss(t, batch)) for t in teachers])
     assert (list(found.intermediate), found.hard) == ([1.0, 1.0], 1.0)
 
 
@@ -133,7 +133,7 @@ def test_mt_bert_on_classes():
     teachers = [scores(1), scores(2)]
     taps = [of_classes(t) for t in teachers]
     found = built(name="mt_bert", of="classes").weights({}, taps, task(), CONTEXT)
-    same(found.prediction, [1 / (1 + class_loss(t)) for t in teachers])
+    check_same(found.prediction, [1 / (1 + class_loss(t)) for t in teachers])
 
 
 # ---- uncertainty --------------------------------------------------------------------------
@@ -158,9 +158,9 @@ def test_soft_choice_on_classes_leaves_padded_answers_out():
     x = scores(1)
     soft = built(name="uncertainty", hard=False, of="classes")
     h = class_entropy(x)
-    same(soft.weights(of_classes(x), [], task(), CONTEXT).prediction, [h, 1 - h])
+    check_same(soft.weights(of_classes(x), [], task(), CONTEXT).prediction, [h, 1 - h])
     wild = torch.where(CHOICES.bool(), x, 1e4)
-    same(soft.weights(of_classes(wild), [], task(), CONTEXT).prediction, [h, 1 - h])
+    check_same(soft.weights(of_classes(wild), [], task(), CONTEXT).prediction, [h, 1 - h])
 
 
 @pytest.mark.parametrize("order", [None, [1, 0]])
@@ -171,7 +171,9 @@ def test_hard_choice_by_rank(order: list[int] | None):
     if order:
         small, large = large, small
     unsure = class_entropy(x).argsort(descending=True)[: B // 2]
-    same([small, large], [F.one_hot(unsure, B).sum(0) / 2, 1 / 2 - F.one_hot(unsure, B).sum(0) / 2])
+    check_same(
+        [small, large], [F.one_hot(unsure, B).sum(0) / 2, 1 / 2 - F.one_hot(unsure, B).sum(0) / 2]
+    )
 
 
 def test_a_batch_smaller_than_the_teachers_is_weighed_softly():
@@ -180,18 +182,18 @@ def test_a_batch_smaller_than_the_teachers_is_weighed_softly():
         built(5, **five, hard=hard).weights(of_classes(x), [], task(), CONTEXT).prediction
         for hard in (True, False)
     )
-    same(found, soft)
+    check_same(found, soft)
 
 
 def test_no_choice_and_intermediate_losses_by_entropy():
     x = scores(1)
     options = {"name": "uncertainty", "of": "classes", "select": False}
     found = built(**options).weights(of_classes(x), [], task(), CONTEXT)
-    same([*found.prediction, *found.intermediate], [0.5] * 4)
+    check_same([*found.prediction, *found.intermediate], [0.5] * 4)
     assert built(**options).fixed_intermediate
     inter = built(**options, inter_entropy=True)
     found, h = inter.weights(of_classes(x), [], task(), CONTEXT), class_entropy(x)
-    same([*found.prediction, *found.intermediate], [(1 - h) / 2] * 2 + [h / 2] * 2)
+    check_same([*found.prediction, *found.intermediate], [(1 - h) / 2] * 2 + [h / 2] * 2)
     assert not inter.fixed_intermediate
 
 
@@ -293,7 +295,7 @@ def test_a_mixture_adds_up_its_members():
     each = [built(**m).weights(x, teachers, task(), CONTEXT) for m in members]
     for kind in ("prediction", "intermediate"):
         columns = zip(*(getattr(w, kind) for w in each), strict=True)
-        same(getattr(found, kind), [sum(column) for column in columns])
+        check_same(getattr(found, kind), [sum(column) for column in columns])
     assert found.hard == 0 + 1 + 1
 
 
