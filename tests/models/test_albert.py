@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +164,16 @@ def test_number_of_parameters():
     factorised = 128 * E + (E * H + H) + (H * E + E)
     albert = tiny.model(share_layers=True, embedding_size=E)
     assert albert.num_parameters() == factorised + layer + rest
+
+
+def test_a_run_goes_on_at_another_layout(tmp_path: Path):
+    """Weights, archive and optimizer state of a model of all forms, through the real shell."""
+    args = {"root": str(tmp_path)}
+    whole = run_ranks("tests.models.resume_runs:alone", 1, args, timeout=150)
+    assert whole["losses"][0] != pytest.approx(whole["losses"][5], rel=1e-3)
+    for found in run_ranks("tests.models.resume_runs:together", 2, args, timeout=200).values():
+        assert sorted(found["losses"]) == [3, 4, 5]
+        for step, loss in found["losses"].items():
+            assert loss == pytest.approx(whole["losses"][step], abs=2e-5)
+        for result in (found["restored"], found["held_out"]):
+            assert result["val_loss"] == pytest.approx(whole["held_out"]["val_loss"], abs=2e-5)
