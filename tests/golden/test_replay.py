@@ -20,6 +20,11 @@ CASES = sorted(
     if Case(path.parent).excluded is None
 )
 SUBSET = [
+    "distill_mt/uncertainty_inter_entropy_single",
+    "distill_pt/diito_readme_seed1000",
+    "distill_pt/lrc_bert_gard_perturb",
+    "distill_pt/theseus_iter33_seed1004",
+    "distill_pt/universal_kd",
     "distill_ft_lm/kd_ce_T10_hard",
     "distill_ft_multi/kd_readme",
     "distill_ft_multi/logitsdistil_ft1_mask_a",
