@@ -29,7 +29,7 @@ def tap_shape(key: TapKey, config: GLMConfig, batch: int, sequence: int) -> tupl
     if key[0] in ("scores", "probs"):
         return batch, heads, sequence, sequence
     if SHARDING[key[0]] is not None:
-        return batch, heads, sequence, config.hidden_size // config.num_attention_heads
+        return batch, heads, sequence, config.kv_channels
     return batch, sequence, config.hidden_size
 
 

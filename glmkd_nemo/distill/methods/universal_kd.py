@@ -1,4 +1,4 @@
-"""Universal-KD: Attention-based Output-Grounded Intermediate Layer KD (EMNLP 2021, main 603).
+"""Universal-KD: Attention-based Output-Grounded KD (doi 10.18653/v1/2021.emnlp-main.603).
 
 Each layer, pooled, has a projection of its own (the paper's pseudo classifier); each of the student
 is compared, as a distribution, with the attention-weighted mean of the teacher's. As in GLMKD:
