@@ -208,12 +208,17 @@ class Objective(nn.Module):
                 found.setdefault(term.teacher, {}).update(pairs)
         return {teacher: pairs for teacher, pairs in found.items() if pairs}
 
-    def observe(self, context: StepContext, values: Mapping[str, float]) -> None:
-        """Hands the parts' values of a finished step to the methods, under the parts' own names."""
+    def observe(self, context: StepContext, values: Mapping[str, torch.Tensor]) -> None:
+        """Hands the parts' values of a finished step to the methods, under the parts' own names.
+
+        Only those that look are asked for: reading a value waits for the device.
+        """
         for name in self.terms:
-            prefix = f"{name}/"
-            own = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-            self._method(name).observe(context, own)
+            method, prefix = self._method(name), f"{name}/"
+            if type(method).observe is not Method.observe:
+                mine = {n: v for n, v in values.items() if n.startswith(prefix)}
+                own = {n.removeprefix(prefix): float(v) for n, v in mine.items()}
+                method.observe(context, own)
 
     def _active(self, context: StepContext) -> dict[str, float]:
         """Weights of the terms that count in this step."""

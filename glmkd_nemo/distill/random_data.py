@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from glmkd_nemo.distill.hint import did_you_mean
 from glmkd_nemo.distill.method import Batch
+from glmkd_nemo.distill.views import stacked
 
 MODES = ("dual", "replace")
 HOW = ("shuffle", "sample")
@@ -106,14 +106,4 @@ def perturb(batch: Batch, config: RandomDataConfig, rng: random.Random, vocab_si
     else:
         drawn = torch.tensor(rng.choices(range(vocab_size), k=ids.numel()), device=ids.device)
     perturbed = replace(batch, input_ids=drawn.view_as(ids).to(ids.dtype))
-    return perturbed if config.mode == "replace" else _joined(batch, perturbed)
-
-
-def _joined(first: Any, second: Any) -> Any:
-    """Two batches (or their tasks), one after the other along the first axis of all fields."""
-    if isinstance(first, Tensor):
-        return torch.cat([first, second])
-    if is_dataclass(first) and not isinstance(first, type):
-        pairs = {f.name: (getattr(first, f.name), getattr(second, f.name)) for f in fields(first)}
-        return replace(first, **{name: _joined(*pair) for name, pair in pairs.items()})
-    return first
+    return perturbed if config.mode == "replace" else stacked([batch, perturbed])

@@ -9,7 +9,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from glmkd_nemo.distill.carry import Form, give, take, tie
+from glmkd_nemo.distill.carry import Form, give, take
 from glmkd_nemo.distill.combine import Valued
 from glmkd_nemo.distill.links import Links
 from glmkd_nemo.distill.method import Batch
@@ -129,8 +129,3 @@ class Routes:
         if values:
             output = give(output, values, self.links, self.last)
         return viewless(output)
-
-    @staticmethod
-    def tied(output: Tensor, taken: Sequence[Tensor]) -> Tensor:
-        """The output (or loss), its backward certain to reach what was taken."""
-        return tie(output, taken)

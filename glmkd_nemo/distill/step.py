@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from glmkd_nemo.distill.aggregator import Weights
 from glmkd_nemo.distill.board import Board
+from glmkd_nemo.distill.carry import tie
 from glmkd_nemo.distill.combine import Valued, combined
 from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, StepContext, batch_of
@@ -109,7 +110,7 @@ class DistillationStep:
             loss = output.all().sum() * 0.0
         self._board.add("loss", loss)
         taken_here = [tap.value for tap in taken.values()] + [value for _, value in from_before]
-        return self.routes.tied(loss, taken_here), lambda x: (x, {})
+        return tie(loss, taken_here), lambda x: (x, {})
 
     def _next_micro_batch(self) -> StepContext:
         rank = parallel_state.get_data_parallel_rank()
@@ -148,7 +149,7 @@ class DistillationStep:
         if loss is not None:
             self._board.add("loss", loss)
             output = attach(output, loss, self._scale)
-        output = self.routes.tied(output, [tap.value for tap in taken])
+        output = tie(output, [tap.value for tap in taken])
         output = self.routes.give(output, taps, [v for p, v in values if self.routes.travels(p)])
         return output, lambda x: (x, {})
 
@@ -184,5 +185,5 @@ class DistillationStep:
         self.routes.links.flush()
         values = self._board.collect(self._num_microbatches)
         if self._context.forward_pass == self.objective.passes - 1:
-            self.objective.observe(self._context, {n: float(v) for n, v in values.items()})
+            self.objective.observe(self._context, values)
         return values

@@ -14,25 +14,23 @@ from glmkd_nemo.distill.taps import Tap, TapKey
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:
-    """Batches one after the other along the first axis of every field."""
+    """Batches one after the other along the first axis of every field, the task's too."""
     if len(batches) == 1:
         return batches[0]
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(Batch):
-        values = [getattr(batch, field.name) for batch in batches]
-        if isinstance(values[0], Tensor):
-            fields[field.name] = torch.cat(values)
-        elif values[0] is not None:
-            fields[field.name] = _stacked_task(values)
-    return Batch(**fields)
+    whole: Batch = _one_after_the_other(batches)
+    return whole
 
 
-def _stacked_task(tasks: Sequence[Any]) -> Any:
-    fields = {}
-    for field in dataclasses.fields(tasks[0]):
-        values = [getattr(task, field.name) for task in tasks]
-        fields[field.name] = torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-    return type(tasks[0])(**fields)
+def _one_after_the_other(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if not dataclasses.is_dataclass(first) or isinstance(first, type):
+        return first
+    names = [field.name for field in dataclasses.fields(first)]
+    columns = {name: [getattr(value, name) for value in values] for name in names}
+    fields = {name: _one_after_the_other(column) for name, column in columns.items()}
+    return type(first)(**fields)
 
 
 class Views:

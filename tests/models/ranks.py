@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from glmkd_nemo.engine.optimizer import build_optimizer
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.truncate import start_from, whole_weights
+from tests.distill.ranks import layout
 
 VOCAB, SEQUENCE = 61, 8
 SECTION: dict[str, Any] = {
@@ -53,17 +52,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pp": 2},
     "pp2_recompute": {"pp": 2, "recompute": "full"},
 }
-
-
-@contextmanager
-def layout(tp: int = 1, pp: int = 1) -> Iterator[None]:
-    """A parallel layout of all ranks, taken down again at the end."""
-    parallel_state.initialize_model_parallel(tp, pp)
-    tensor_parallel.model_parallel_cuda_manual_seed(1)
-    try:
-        yield
-    finally:
-        parallel_state.destroy_model_parallel()
 
 
 def build(
