@@ -1,0 +1,1 @@
+"""Downstream tasks: SuperGLUE, language modelling, sequence to sequence."""
