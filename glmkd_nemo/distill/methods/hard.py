@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from glmkd_nemo.distill.class_losses import check_of, hard_classes, task_of
+from glmkd_nemo.distill.class_losses import CHOICE_LOSSES, check_of, choice_loss, task_of
 from glmkd_nemo.distill.losses import hard_label
 from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
 
@@ -20,13 +20,18 @@ class HardConfig:
     Attributes:
         of: ``tokens`` (the mean over the tokens to be predicted) or ``classes`` (the answers of a
             task head, the mean over the examples; those that only pad have the logit -10000).
+        loss: of ``classes``: ``cross_entropy``, ``hinge``, ``generative``, ``mix``, ``adapet`` or
+            ``decoupled``, see :mod:`glmkd_nemo.distill.class_losses`.
+        generative_weight: of ``loss=mix``: what ``generative`` counts beside ``cross_entropy``.
     """
 
     of: str = "tokens"
+    loss: str = "cross_entropy"
+    generative_weight: float = 1.0
 
 
 class Hard(Method):
-    """Cross-entropy with the labels."""
+    """Cross-entropy with the labels, or another loss of the right answer."""
 
     Config = HardConfig
     needs_teacher = False
@@ -34,6 +39,15 @@ class Hard(Method):
     def __init__(self, config: HardConfig, student: ModelShape, teacher: ModelShape | None) -> None:
         super().__init__(config, student, teacher)
         check_of("hard", config.of)
+        if config.loss not in CHOICE_LOSSES:
+            known = ", ".join(CHOICE_LOSSES)
+            raise ValueError(f"hard: loss {config.loss!r} is unknown: {known}.")
+        if config.of == "tokens" and config.loss != "cross_entropy":
+            raise ValueError(f"hard: loss={config.loss} is of answers: set of=classes.")
+        if config.generative_weight < 0:
+            raise ValueError(
+                f"hard: generative_weight {config.generative_weight} must not be below 0."
+            )
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``hard``."""
@@ -45,8 +59,10 @@ class Hard(Method):
         return hard_label(student[LOGITS], batch.labels, batch.target)
 
     def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        task = task_of(batch)
-        return hard_classes(student[CLASSES], task.label, task.choice_mask)
+        c, task = self.config, task_of(batch)
+        return choice_loss(
+            c.loss, student[CLASSES], task.label, task.choice_mask, c.generative_weight
+        )
 
 
 METHOD = Hard
