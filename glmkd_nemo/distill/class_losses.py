@@ -21,7 +21,8 @@ Hard losses, with ``x`` the logits, ``y`` the right answer and ``k`` the other o
 
 The last four speak of probabilities in the whole vocabulary: their ``x`` should be
 log-probabilities, as ``multi_token`` heads give them, and ``single_token`` heads with
-``log_softmax=true``. A head's length penalty is in ``x`` already. ADAPET's second loss (of the text, given the label) is not here.
+``log_softmax=true``. A head's length penalty is in ``x`` already. ADAPET's second
+loss (of the text, given the label) is not here.
 """
 
 from __future__ import annotations

@@ -30,10 +30,17 @@ def prediction_terms(flags: Flags, setting: Setting) -> Terms:
         }
     if f"distill_{stage}_hard" in flags:
         weight = float(flags.get("distill_hard_rate", 1))
-        terms["hard"] = {"method": "hard", "weight": weight, **of}
+        loss = {"loss": hard_loss(flags)} if classes else {}
+        terms["hard"] = {"method": "hard", "weight": weight, **of, **loss}
     if "distill_logits_parallel" in flags:
         terms["logits"] = logits_parallel(flags)
     return {name: term for name, term in terms.items() if term.get("weight", 1.0) != 0.0}
+
+
+def hard_loss(flags: Flags) -> str:
+    """The hard loss of a task's answers, by our name."""
+    named = flags.get("loss-func", flags.get("loss_func", "cross_entropy"))
+    return "adapet" if "adapet" in flags else str(named)
 
 
 def logits_parallel(flags: Flags) -> dict[str, Any]:
