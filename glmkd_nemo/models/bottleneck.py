@@ -75,20 +75,27 @@ class BottleneckLayer(GLMLayer):
         self.linear_out = ReplicatedLinear(narrow, wide, config, on_slices=True)
 
     def compute(
-        self, hidden_states: Tensor, attention_mask: Tensor, **unused: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        inference_context: Any = None,
+        **unused: Any,
     ) -> tuple[Tensor, None]:
         """Runs the layer.
 
         Args:
             hidden_states: ``[s, b, h]``, or this rank's slice of ``s``.
             attention_mask: ``[b, 1, s, s]`` booleans.
+            inference_context: Megatron-Core's key-value cache, for generation.
             unused: what Megatron-Core hands to other kinds of layers.
 
         Returns:
             The same shape, and no context.
         """
         attended = self.self_attention(
-            self.input_layernorm(hidden_states), attention_mask=attention_mask
+            self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            inference_context=inference_context,
         )
         add = self.self_attn_bda(self.training, self.config.bias_dropout_fusion)
         inner = add(attended, self.linear_in(hidden_states), self.hidden_dropout)

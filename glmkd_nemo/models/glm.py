@@ -95,6 +95,7 @@ class GLMModel(LanguageModule):
         labels: Tensor | None = None,
         materialize: bool = True,
         task: TaskBatch | None = None,
+        inference_context: Any = None,
     ) -> Any:
         """Runs this stage.
 
@@ -106,18 +107,22 @@ class GLMModel(LanguageModule):
             labels: ``[b, s]``; with them the per-token loss is returned.
             materialize: ``False`` returns the :class:`Logits` handle instead of logits.
             task: what the task head needs, if there is one.
+            inference_context: Megatron-Core's key-value cache, for generation; the mask may then
+                be ``[b, 1, s, k]``, ``k`` the positions that are cached, these included.
 
         Returns:
             Inner stage: ``[s, b, h]`` (``[s / TP, b, h]`` under sequence parallelism). Last stage:
             logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``;
             with a task and a head, instead of logits those of the classes, ``[b, c]``.
         """
-        mask = prefix_mask(attention_mask, input_ids.shape[1])
+        mask = attention_mask
+        if inference_context is None or mask.dim() == 1:
+            mask = prefix_mask(attention_mask, input_ids.shape[1])
         h_sbh = None
         if self.pre_process:
             rows = input_ids if self.vocab_map is None else self.vocab_map.rows(input_ids)
             h_sbh = tap(self.embedding(rows, position_ids, mask), "embedding")
-        h_sbh = self.decoder(h_sbh, mask)
+        h_sbh = self.decoder(h_sbh, mask, inference_context=inference_context)
         if not self.post_process:
             return h_sbh
         h_sbh = tap(h_sbh, "output")
