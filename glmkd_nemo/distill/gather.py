@@ -61,8 +61,7 @@ def whole_logits(model: GLMModel, batch: Batch) -> Tensor:
             found.append(output if classes else _all_columns(output, model.config.output_size))
         return output, lambda x: (x.sum(), {})
 
-    b, s = batch.input_ids.shape
-    schedule.run(forward, [{}], [model], s, b, forward_only=True)
+    schedule.run(forward, [{"input_ids": batch.input_ids}], [model], forward_only=True)
     box: list[object] = [found[0] if found else None]
     dist.broadcast_object_list(
         box,

@@ -18,8 +18,6 @@ def run_passes(
     context: StepContext,
     micro_batches: Sequence[Mapping[str, Any]],
     chunks: list[Any],
-    seq_length: int,
-    micro_batch_size: int,
 ) -> dict[str, Tensor]:
     """Forwards and backwards of one optimizer step; gradients are those of the last pass.
 
@@ -28,7 +26,6 @@ def run_passes(
         context: where training stands.
         micro_batches: of this data-parallel rank.
         chunks: this rank's model chunks under Megatron-Core's DDP, gradients zeroed.
-        seq_length, micro_batch_size: of a micro-batch.
 
     Returns:
         The last pass's values of the parts, and ``loss``.
@@ -39,7 +36,6 @@ def run_passes(
             for chunk in chunks:
                 chunk.zero_grad_buffer()
         step.start(replace(context, forward_pass=number), len(micro_batches))
-        rows = micro_batch_size * step.batch_factor
-        schedule.run(step, micro_batches, chunks, seq_length, rows, forward_only=False)
+        schedule.run(step, micro_batches, chunks, forward_only=False, copies=step.batch_factor)
         values = step.finish()
     return values

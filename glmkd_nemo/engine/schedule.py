@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from glmkd_nemo.engine.optimizer import NAMES, check_optimizer_name
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 def in_precision(model: Any) -> Any:
@@ -51,19 +52,39 @@ def is_wrapped(chunks: list[Any]) -> bool:
 
 
 def split(batch: Batch, micro_batch_size: int) -> list[Batch]:
-    """Cuts a batch ``{name: [b, ...]}`` into micro-batches ``{name: [micro_batch_size, ...]}``.
+    """Cuts a batch into micro-batches of ``micro_batch_size`` samples.
+
+    Args:
+        batch: ``{name: [b, ...]}``; a task's batch may have ``c`` sequences per sample, and has
+            the entry ``task``, whose ``label [b]`` tells how many samples there are.
+        micro_batch_size: samples of each part.
 
     Raises:
         ValueError: ``b`` is no multiple of ``micro_batch_size``.
     """
-    size = len(next(iter(batch.values())))
+    task = batch.get("task")
+    size = len(next(iter(batch.values())) if task is None else task.label)
     if size % micro_batch_size:
         raise ValueError(
             f"a batch of {size} samples cannot be cut into micro-batches of {micro_batch_size}: "
             "the loader must yield global_batch_size / data-parallel ranks samples"
         )
-    parts = {name: value.split(micro_batch_size) for name, value in batch.items()}
-    return [{n: part[i] for n, part in parts.items()} for i in range(size // micro_batch_size)]
+    count = size // micro_batch_size
+    parts = {name: _cut(value, count) for name, value in batch.items()}
+    return [{name: part[i] for name, part in parts.items()} for i in range(count)]
+
+
+def _cut(value: Any, count: int) -> list[Any]:
+    """``count`` equal parts of a tensor, or of all tensors of a dataclass."""
+    if isinstance(value, Tensor):
+        return list(value.split(len(value) // count))
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return [value] * count
+    cut = {f.name: _cut(getattr(value, f.name), count) for f in dataclasses.fields(value)}
+    return [
+        dataclasses.replace(value, **{name: part[i] for name, part in cut.items()})
+        for i in range(count)
+    ]
 
 
 def with_total(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,30 +110,29 @@ def run(
     step: Callable[..., Any],
     micro_batches: Sequence[Mapping[str, Any]],
     chunks: list[Any],
-    seq_length: int,
-    micro_batch_size: int,
     forward_only: bool,
+    copies: int = 1,
 ) -> list[dict[str, Tensor]]:
     """Runs forward (and backward) over micro-batches with the schedule that fits the layout.
 
     Args:
         step: mcore's ``forward_step_func``.
-        micro_batches: of this data-parallel rank.
+        micro_batches: of this data-parallel rank, all of one shape.
         chunks: this rank's model chunks.
-        seq_length: rows of the tensors between pipeline stages.
-        micro_batch_size: their second dimension.
         forward_only: no backward, no gradient.
+        copies: how many times the step stacks a micro-batch for the model.
 
     Returns:
         What the loss functions returned, per micro-batch; empty before the last stage.
     """
+    rows, length = micro_batches[0]["input_ids"].shape
     results = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter(micro_batches),
         model=chunks,
         num_microbatches=len(micro_batches),
-        seq_length=seq_length,
-        micro_batch_size=micro_batch_size,
+        seq_length=length,
+        micro_batch_size=rows * copies,
         forward_only=forward_only,
     )
     return [row for row in results if isinstance(row, dict)]

@@ -83,6 +83,7 @@ class GLMDistillModelPT(GLMModelPT):
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
             tapped_layers=tapped_layers(parts, None) | read(config.num_layers),
+            head=self.head(),
         )
         student.add_module("distill", objective)  # so that DDP and the optimizer train projections
         mark_shared(objective)
@@ -113,6 +114,7 @@ class GLMDistillModelPT(GLMModelPT):
                 pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
                 post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
                 tapped_layers=tapped,
+                head=self.head(),
             )
             load_sharded(model, folder / WEIGHTS, label=str(path))
         model = model.to(device=self.device, dtype=config.params_dtype)
@@ -134,6 +136,11 @@ class GLMDistillModelPT(GLMModelPT):
         assert self.step is not None
         return self.step(data_iterator, model)
 
+    @property
+    def epoch(self) -> int:
+        """Epochs done, as the methods count them."""
+        return int(self.trainer.current_epoch)
+
     def run_schedule(self, batch: Batch, step: Any, forward_only: bool) -> list[dict[str, Tensor]]:
         """In training, all passes of a distillation step over the micro-batches of ``batch``."""
         if forward_only:
@@ -142,15 +149,12 @@ class GLMDistillModelPT(GLMModelPT):
         context = StepContext(
             step=self.trainer.global_step,
             max_steps=self.trainer.max_steps,
-            epoch=self.trainer.current_epoch,
+            epoch=self.epoch,
             seed=self.seed,
         )
-        size = int(self.cfg.micro_batch_size)
-        micro = schedule.split(batch, size)
+        micro = schedule.split(batch, int(self.cfg.micro_batch_size))
         self.on_schedule_start(len(micro), forward_only)
-        values = run_passes(
-            self.step, context, micro, self.chunks, self.schedule_seq_length(), size
-        )
+        values = run_passes(self.step, context, micro, self.chunks)
         self._part_values = {name: value.float() for name, value in values.items()}
         self.on_schedule_end(len(micro), forward_only)
         return []

@@ -29,9 +29,10 @@ from glmkd_nemo.engine.precision import check_precision, precision_name
 from glmkd_nemo.models.export import plain_glm_config
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.heads import HeadConfig
 from glmkd_nemo.models.prepare import prepare
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 LossFunction = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 allow_target()
@@ -77,12 +78,17 @@ class GLMModelPT(ModelPT):
         """The tokenizer of ``cfg.tokenizer``, or the one inside the archive being restored."""
         return load_tokenizer_of(self.cfg.tokenizer)
 
+    def head(self) -> HeadConfig | None:
+        """The task head of the models: the one that a fine-tuned model was saved with."""
+        section = self.cfg.get("head")
+        return HeadConfig(**section) if section else None
+
     def build_model(self) -> GLMModel:
         """Builds this rank's pipeline stage (parallel state is initialised)."""
         config = glm_config_from_cfg(self.cfg, self.tokenizer.vocab_size)
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
-        model = GLMModel(config, pre_process=first, post_process=last)
+        model = GLMModel(config, pre_process=first, post_process=last, head=self.head())
         prepare(model, self.cfg, self.tokenizer, {})
         return model
 
@@ -152,10 +158,6 @@ class GLMModelPT(ModelPT):
         self.glm.decoder.sum_gradients()
         finalize_model_grads(model, *args, **kwargs)
 
-    def schedule_seq_length(self) -> int:
-        """Rows of the tensors between pipeline stages; fixed, as every batch is padded."""
-        return int(self.cfg.encoder_seq_length)
-
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss parts of a step, averaged, on every rank.
 
@@ -176,8 +178,6 @@ class GLMModelPT(ModelPT):
             schedule.with_total(step),
             micro,
             self.chunks,
-            self.schedule_seq_length(),
-            int(self.cfg.micro_batch_size),
             forward_only,
         )
         self.on_schedule_end(len(micro), forward_only)

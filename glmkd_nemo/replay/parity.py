@@ -163,12 +163,17 @@ def _errors(case: Case, layout: Layout, dtype: torch.dtype) -> Worst:
     values = max(e.value for e in found if e.kind in ("loss", "component"))
     nothing = _below_last_digit(case, dtype) if dtype is torch.bfloat16 else set()
     gradients = max(
-        e.value for e in found if e.kind == "gradient" and e.name.split(" ")[0] not in nothing
+        e.value for e in found if e.kind == "gradient" and e.name.split(" (")[0] not in nothing
     )
     return Worst(values, gradients, in_float64=dtype is torch.float64)
 
 
 def _below_last_digit(case: Case, dtype: torch.dtype) -> set[str]:
-    last_digit = torch.finfo(dtype).eps * float(case.record.get("grad_norm", 0.0))
-    statistics: dict[str, list[float]] = case.record["grad_stats"]
-    return {name for name, (norm, *_) in statistics.items() if float(norm) < last_digit}
+    """Gradients too small, beside the whole gradient, to be told from rounding."""
+    found = set()
+    for number, step in enumerate(case.steps):
+        label = f"step {number}: " if len(case.steps) > 1 else ""
+        last_digit = torch.finfo(dtype).eps * float(step.record.get("grad_norm") or 0.0)
+        statistics: dict[str, list[float]] = step.record["grad_stats"]
+        found |= {f"{label}{n}" for n, (norm, *_) in statistics.items() if norm < last_digit}
+    return found

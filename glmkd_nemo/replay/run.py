@@ -145,8 +145,7 @@ def _forward_backward(
     batch: dict[str, Any],
 ) -> dict[str, float]:
     ddp.zero_grad_buffer()
-    b, s = batch["input_ids"].shape
-    values = run_passes(step, context, [batch], [ddp], s, b)
+    values = run_passes(step, context, [batch], [ddp])
     sum_over_stages(step.objective)
     student.decoder.sum_gradients()
     finalize_model_grads([ddp])
@@ -160,9 +159,8 @@ def _hard_label(student: GLMModel, batch: Batch) -> float:
     step = DistillationStep(student.config, objective, {})
     step.start(StepContext(), num_microbatches=1)
     fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    b, s = batch.input_ids.shape
     with torch.no_grad():
-        schedule.run(step, [fields], [student], s, b, forward_only=True)
+        schedule.run(step, [fields], [student], forward_only=True)
     return float(step.finish()["loss"])
 
 

@@ -98,7 +98,7 @@ def training_step(terms: dict[str, dict], all_logits: bool = False) -> Callable[
         chunks[0].zero_grad_buffer()
         optimizer.zero_grad()
         step.start(StepContext(), 1)
-        schedule.run(everywhere if all_logits else step, [data], chunks, SEQUENCE, BATCH, False)
+        schedule.run(everywhere if all_logits else step, [data], chunks, False)
         optimizer.step()
 
     return run

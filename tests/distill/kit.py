@@ -230,7 +230,7 @@ class Bench:
         )
         batches = [batch(rows) for rows in samples]
         ddp.zero_grad_buffer()
-        found = run_passes(self.step, self.context, batches, [ddp], SEQUENCE, len(samples[0]))
+        found = run_passes(self.step, self.context, batches, [ddp])
         sum_over_stages(self.objective)
         finalize_model_grads([ddp])
         return {name: float(v) for name, v in found.items()}, whole_gradients(self.student)

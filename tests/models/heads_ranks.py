@@ -93,8 +93,7 @@ def _run(
     ddp = DistributedDataParallel(model.config, DistributedDataParallelConfig(), model)
     step.start(StepContext(), num_microbatches=1)
     ddp.zero_grad_buffer()
-    b, s = batch["input_ids"].shape
-    schedule.run(step, [batch], [ddp], s, b, forward_only=False)
+    schedule.run(step, [batch], [ddp], forward_only=False)
     finalize_model_grads([ddp])
     loss = float(step.finish()["loss"])
     return whole_logits(model, batch_of(batch)), loss, whole_gradients(model)

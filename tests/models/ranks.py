@@ -107,9 +107,7 @@ def train(model: GLMModel, steps: int = 2) -> dict[str, Any]:
         ddp.zero_grad_buffer()
         optimizer.zero_grad()
         micro = schedule.split(batch(step), 2)
-        rows = schedule.run(
-            schedule.with_total(_forward_step), micro, [ddp], SEQUENCE, 2, forward_only=False
-        )
+        rows = schedule.run(schedule.with_total(_forward_step), micro, [ddp], forward_only=False)
         model.decoder.sum_gradients()
         finalize_model_grads([ddp])
         found["gradients"] = found["gradients"] or whole_gradients(model)
