@@ -1,0 +1,1 @@
+"""Metrics of downstream tasks, as their benchmarks define them."""
