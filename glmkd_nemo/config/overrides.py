@@ -31,13 +31,25 @@ def check_overrides(
     """
     groups = {p.name for p in conf.iterdir() if p.is_dir()} if conf.is_dir() else set()
     problems, spelled = [], []
-    for argument in arguments:
+    for argument in _teachers_by_path(arguments):
         problem, text = _one(argument, schema, conf, groups, sections)
         spelled.append(text)
         if problem:
             problems.append(problem)
     if problems:
         raise ConfigError("\n".join(problems))
+    return spelled
+
+
+def _teachers_by_path(arguments: list[str]) -> list[str]:
+    """``teacher=x.nemo`` in full: the group with one teacher, and where it is."""
+    spelled = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "teacher" and value.endswith(".nemo"):
+            spelled += ["teacher=nemo", f"model.teachers.t0.restore_from_path={value}"]
+        else:
+            spelled.append(argument)
     return spelled
 
 

@@ -51,6 +51,17 @@ def aggregator_fields(name: str) -> Iterable[str]:
     return ["name", *(f.name for f in dataclasses.fields(aggregator_class(name).Config))]
 
 
+def task_fields(name: str) -> Iterable[str]:
+    """Keys of ``task`` with this name.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one.
+    """
+    from glmkd_nemo.tasks import registry
+
+    return registry.task_fields(name)
+
+
 def open_sections() -> dict[str, type]:
     """Schemas of sections that belong to other packages (NeMo's experiment manager)."""
     from nemo.utils.exp_manager import ExpManagerConfig
@@ -123,9 +134,7 @@ def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> 
 
     def checked(cfg: DictConfig) -> None:
         try:
-            _check_given(cfg)
-            plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-            check(plain, schema, open_sections(), term_fields, aggregator_fields)
+            _check(cfg, schema)
             outcome[0] = main(cfg)
         except (ValueError, OSError, OmegaConfBaseException) as error:
             outcome[1] = error
@@ -134,6 +143,36 @@ def _compose_and_run(main: Main, config_name: str, schema: type, conf: Path) -> 
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def further(config_name: str, schema: type, conf: Path = CONF) -> Callable[[list[str]], DictConfig]:
+    """A function that composes the running script's configuration with further overrides.
+
+    Args:
+        config_name, schema, conf: as of :func:`glm_main`.
+
+    Returns:
+        Of overrides ``["method=kd", "model.optim.lr=1e-5"]`` the checked configuration. It raises
+        ConfigError.
+    """
+
+    def compose(overrides: list[str]) -> DictConfig:
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+
+        spelled = check_overrides(overrides, schema, conf, open_sections())
+        given = list(HydraConfig.get().overrides.task)
+        cfg = hydra.compose(config_name, overrides=[*given, *spelled])
+        _check(cfg, schema)
+        return cfg
+
+    return compose
+
+
+def _check(cfg: DictConfig, schema: type) -> None:
+    _check_given(cfg)
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    check(plain, schema, open_sections(), term_fields, aggregator_fields, task_fields)
 
 
 def _check_given(cfg: DictConfig) -> None:

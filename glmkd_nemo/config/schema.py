@@ -184,6 +184,7 @@ class ModelSection:
 
     micro_batch_size: int = 4
     global_batch_size: int = 16
+    eval_batch_size: int | None = None
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     virtual_pipeline_model_parallel_size: int | None = None
@@ -229,6 +230,8 @@ class ModelSection:
     optim: OptimSection = field(default_factory=OptimSection)
     teachers: dict[str, TeacherSection] = field(default_factory=dict)
     distill: DistillSection | None = None
+    task: dict[str, Any] | None = None
+    head: dict[str, Any] | None = None
 
 
 @dataclass

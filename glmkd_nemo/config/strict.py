@@ -36,6 +36,7 @@ def check(
     sections: Mapping[str, type] | None = None,
     term_fields: Fields | None = None,
     aggregator_fields: Fields | None = None,
+    task_fields: Fields | None = None,
 ) -> None:
     """Checks keys and types of a composed configuration.
 
@@ -46,6 +47,7 @@ def check(
         term_fields: names that a term of ``model.distill.terms`` may have, by method; it raises
             ValueError for an unknown method.
         aggregator_fields: the same of ``model.distill.aggregator``, by its name.
+        task_fields: the same of ``task``, by its name.
 
     Raises:
         ConfigError: one message with all problems.
@@ -54,9 +56,11 @@ def check(
     distill = (cfg.get("model") or {}).get("distill") or {}
     if term_fields is not None:
         for name, term in (distill.get("terms") or {}).items():
-            problems += _options(f"{TERMS}.{name}", term, "method", "kd", term_fields)
+            problems += _options(f"{TERMS}.{name}", term, "method", "kd", term_fields, "method")
     if aggregator_fields is not None and distill.get("aggregator"):
         problems += _aggregator(AGGREGATOR, distill["aggregator"], aggregator_fields)
+    if task_fields is not None and cfg.get("task"):
+        problems += _options("task", cfg["task"], "name", "rte", task_fields, "task")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -100,17 +104,19 @@ def _wrong_types(path: str, scalars: dict[str, Any], schema: type) -> Iterable[s
 
 def _aggregator(path: str, node: Any, fields: Fields) -> Iterable[str]:
     """An aggregator, and those that it mixes."""
-    yield from _options(path, node, "name", "mean", fields)
+    yield from _options(path, node, "name", "mean", fields, "aggregator")
     members = node.get("members") if isinstance(node, Mapping) else None
     for number, member in enumerate(members if isinstance(members, list) else ()):
         yield from _aggregator(f"{path}.members[{number}]", member, fields)
 
 
-def _options(path: str, node: Any, key: str, example: str, fields: Fields) -> Iterable[str]:
+def _options(
+    path: str, node: Any, key: str, example: str, fields: Fields, noun: str
+) -> Iterable[str]:
     """A section whose entry ``key`` decides which others it may have."""
     chosen = node.get(key) if isinstance(node, Mapping) else None
     if not chosen:
-        yield f"{path} names no {_NOUNS[key]}: add {path}.{key}={example} or another one"
+        yield f"{path} names no {noun}: add {path}.{key}={example} or another one"
         return
     try:
         known = list(fields(chosen))
@@ -120,9 +126,6 @@ def _options(path: str, node: Any, key: str, example: str, fields: Fields) -> It
     for name in node:
         if name not in known:
             yield f"unknown key {path}.{name} ({chosen}){nearest(name, known)}"
-
-
-_NOUNS = {"method": "method", "name": "aggregator"}
 
 
 def _dataclass_in(hint: Any) -> type | None:

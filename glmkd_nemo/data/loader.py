@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,11 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def build_loader(
-    dataset: Dataset[dict[str, Any]], sampler: GlobalBatchSampler, num_workers: int = 0
-) -> DataLoader[dict[str, torch.Tensor]]:
+    dataset: Dataset[Any],
+    sampler: GlobalBatchSampler,
+    num_workers: int = 0,
+    collate_fn: Callable[[Sequence[Any]], dict[str, Any]] | None = None,
+) -> DataLoader[Any]:
     """Yields this rank's part of each global batch, [global / dp, ...].
 
     The batches do not depend on `num_workers`: an item makes its own draws.
@@ -28,6 +31,7 @@ def build_loader(
         dataset: of `build_dataset`.
         sampler: starts at the samples consumed so far.
         num_workers: loader processes; 0: load in this process.
+        collate_fn: makes a batch of items (default: :func:`collate`).
 
     Raises:
         ValueError: `num_workers` is negative.
@@ -38,7 +42,7 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_fn or collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )

@@ -93,13 +93,13 @@ def sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
     labels_n = logits.columns_of(labels[mask])
     logits_nv = logits.rows(mask).float()
     loss_n = cross_entropy(logits_nv.double(), labels_n, logits.columns.start)
-    best_n = _most_likely(logits_nv, logits.columns.start)
+    best_n = most_likely(logits_nv, logits.columns.start)
     right = (logits.rows_of(best_n) == logits.rows_of(labels_n)).sum()
     count = torch.tensor(float(labels_n.numel()), dtype=torch.float64, device=loss_n.device)
     return torch.stack([loss_n.sum(), count, right.double()])
 
 
-def _most_likely(logits_nv: Tensor, first_column: int) -> Tensor:
+def most_likely(logits_nv: Tensor, first_column: int) -> Tensor:
     """Vocabulary id of the largest logit over all ranks, the smallest id in a tie."""
     if logits_nv.shape[1]:
         best_n, word_n = logits_nv.max(dim=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+
+Collate = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 class Feed:
@@ -56,13 +58,16 @@ def build(cfg: Any, tokenizer: Any, split: str, num_samples: int, seed: int) -> 
     return dataset
 
 
-def loader(module: Any, dataset: Any, consumed_samples: int) -> Feed | None:
+def loader(
+    module: Any, dataset: Any, consumed_samples: int, collate: Collate | None = None
+) -> Feed | None:
     """A loader of this data-parallel rank's part of each global batch.
 
     Args:
         module: the ModelPT whose ``cfg`` says batch size and workers.
         dataset: map-style, or None for no loader.
         consumed_samples: samples to skip, over all ranks.
+        collate: makes a batch of items (default: stacks the arrays of pre-training).
     """
     from glmkd_nemo.data.loader import build_loader
     from glmkd_nemo.data.sampler import GlobalBatchSampler
@@ -79,7 +84,7 @@ def loader(module: Any, dataset: Any, consumed_samples: int) -> Feed | None:
         parallel_state.get_data_parallel_world_size(),
     )
     workers = int((cfg.get("data") or {}).get("num_workers") or 0)
-    return Feed(build_loader(dataset, sampler, workers), len(dataset) // size)
+    return Feed(build_loader(dataset, sampler, workers, collate), len(dataset) // size)
 
 
 def validation_batches(trainer: Any) -> int:

@@ -87,6 +87,18 @@ def _cut(value: Any, count: int) -> list[Any]:
     ]
 
 
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A batch with a function applied to every tensor, those of dataclasses in it too."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: mapped(inner, function) for name, inner in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = [field.name for field in dataclasses.fields(value)]
+    return type(value)(**{name: mapped(getattr(value, name), function) for name in names})
+
+
 def with_total(step: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the total as part ``loss``, and detaches and copies all parts.
 

@@ -1,0 +1,44 @@
+"""All keys of the configuration of fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from glmkd_nemo.config.schema import PretrainSchema
+
+
+@dataclass
+class StageSection:
+    """A stage of fine-tuning.
+
+    Attributes:
+        name: of its folder.
+        overrides: what differs from the command line, in the same form: ``method=tinybert``,
+            ``epochs=3``.
+    """
+
+    name: str = "stage"
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class FinetuneSchema(PretrainSchema):
+    """The whole configuration of ``scripts/finetune.py``.
+
+    Attributes:
+        task: ``name`` of the task, and its options.
+        epochs: passes over the training examples; ``trainer.max_steps`` counts instead if set.
+        evaluate_every_epochs: ``trainer.val_check_interval`` counts steps instead if set.
+        evaluate_first: evaluate before the first step too.
+        evaluate_test: write predictions of the test set by the best weights.
+        stages: trained one after the other, each from the best weights of the one before; without
+            any, there is one.
+    """
+
+    task: dict[str, Any] = field(default_factory=dict)
+    epochs: float = 10
+    evaluate_every_epochs: float = 1
+    evaluate_first: bool = True
+    evaluate_test: bool = False
+    stages: list[StageSection] = field(default_factory=list)
