@@ -22,12 +22,12 @@ class Answer:
     Attributes:
         place: index of its mask in the context.
         labels: [n] ids to be predicted, the end token among them where one is learnt.
-        counted: how many of the last labels carry loss; None: all.
+        loss: [n] 1 where a label counts, else 0; None: all count.
     """
 
     place: int
     labels: Sequence[int]
-    counted: int | None = None
+    loss: Sequence[int] | None = None
 
 
 def lay_out(
@@ -58,10 +58,9 @@ def lay_out(
     place, inside = list(range(len(context))), [0] * len(context)
     for answer in answers:
         size = len(answer.labels)
-        counted = size if answer.counted is None else answer.counted
         inputs += [tokenizer.sop_id, *answer.labels[:-1]]
         labels += answer.labels
-        loss_mask += [0] * (size - counted) + [1] * counted
+        loss_mask += [1] * size if answer.loss is None else answer.loss
         place += [answer.place] * size
         inside += range(1, size + 1) if block_positions else [1] * size
     sample = {

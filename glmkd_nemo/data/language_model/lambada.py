@@ -89,7 +89,8 @@ class Lambada(Sequence[Item]):
         before = passage.ids[max(len(passage.ids) - self._room(passage.answer), 0) :]
         given = before[:1] if cfg.unidirectional else before
         context = [self._tokenizer.cls_id, *given, self._mask, self._tokenizer.eos_id]
-        labels = [*before[len(given) :], *passage.answer]
-        answer = Answer(len(given) + 1, labels, counted=len(passage.answer))
+        lead = before[len(given) :]
+        loss = [0] * len(lead) + [1] * len(passage.answer)
+        answer = Answer(len(given) + 1, [*lead, *passage.answer], loss)
         length = rounded(cfg.seq_length)
         return lay_out(context, [answer], self._tokenizer, length, cfg.block_position_encoding)

@@ -75,7 +75,8 @@ class Windows(Sequence[Item]):
         seen = self._size - self._cfg.stride if number else 1  # tokens of an earlier window
         given = min(seen, 1) if self._cfg.unidirectional else seen
         context = [self._tokenizer.cls_id, *tokens[:given], self._mask]
-        answer = Answer(len(context) - 1, tokens[given:], counted=len(tokens) - seen)
+        loss = [0] * (seen - given) + [1] * (len(tokens) - seen)
+        answer = Answer(len(context) - 1, tokens[given:], loss)
         length = rounded(self._size + 2)  # start token, mask and start of the answer; shifted by 1
         blocks = self._cfg.block_position_encoding
         return lay_out(context, [answer], self._tokenizer, length, blocks)
