@@ -21,9 +21,9 @@ _CLASSES = {
     "lambada": "language_model.LambadaTask",
     "wikitext": "language_model.PerplexityTask",
     "language_model": "language_model.PerplexityTask",
-    **dict.fromkeys(
-        ("cnn_dm", "xsum", "gigaword", "squad_qg", "blank_filling"), "seq2seq.Seq2SeqTask"
-    ),
+    **dict.fromkeys(("cnn_dm", "cnn_dm_original", "gigaword", "xsum"), "seq2seq.SummaryTask"),
+    "squad_qg": "seq2seq.QuestionTask",
+    "blank_filling": "seq2seq.BlankFillingTask",
 }
 TASKS = tuple(_CLASSES)
 
