@@ -4,6 +4,7 @@
 reference makes of it, ``collate`` stacks them, and ``SuperGLUEDataset`` does all three.
 """
 
+from glmkd_nemo.data.superglue.collate import collate
 from glmkd_nemo.data.superglue.config import (
     LABELS,
     TASKS,
@@ -14,7 +15,9 @@ from glmkd_nemo.data.superglue.config import (
     num_classes,
     task_name,
 )
+from glmkd_nemo.data.superglue.dataset import SuperGLUEDataset
 from glmkd_nemo.data.superglue.example import Example
+from glmkd_nemo.data.superglue.features import Feature, build_feature
 from glmkd_nemo.data.superglue.readers import read_examples
 from glmkd_nemo.data.superglue.rows import BadRow
 
@@ -23,7 +26,11 @@ __all__ = [
     "TASKS",
     "BadRow",
     "Example",
+    "Feature",
     "SuperGLUEConfig",
+    "SuperGLUEDataset",
+    "build_feature",
+    "collate",
     "file_of",
     "form_of",
     "head_kind",

@@ -9,7 +9,7 @@ longer of the two. One pattern per line; its place in the list is its ``pattern_
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ _WSC = [
     "| Answer:|[MASK]|.",
 ]
 
-PATTERNS: Mapping[str, list[str | tuple[str, str]]] = {
+PATTERNS: Mapping[str, Sequence[str | tuple[str, str]]] = {
     "record": ["{passage}~| {before}|[MASK]|{after}"],
     "copa": [
         '"|{choice1}|" or "|{choice2}|"?| {premise}~|{joiner}|[MASK]|.',
@@ -65,21 +65,22 @@ PATTERNS: Mapping[str, list[str | tuple[str, str]]] = {
 }
 
 # one answer per label (in their order) for each pattern id
-_VERBALIZERS: Mapping[str, list[tuple[str, ...]]] = {
-    "rte": [(" Yes", " No")] * 4 + [(" true", " false")],
-    "cb": [(" Yes", " No", " Maybe")] * 4 + [(" true", " false", " neither")],
+_VERBALIZERS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "rte": [*[(" Yes", " No")] * 4, (" true", " false")],
+    "cb": [*[(" Yes", " No", " Maybe")] * 4, (" true", " false", " neither")],
     "boolq": [(" No", " Yes"), (" false", " true")] * 3,
-    "multirc": [(" No", " Yes")] * 3 + [(" False", " True"), (" No", " Yes")],
-    "wic": [(" No", " Yes")] * 2 + [("2", "b")],
+    "multirc": [*[(" No", " Yes")] * 3, (" False", " True"), (" No", " Yes")],
+    "wic": [(" No", " Yes"), (" No", " Yes"), ("2", "b")],
 }
 
 
 @dataclass(frozen=True)
 class TextPart:
-    """A part of a filled pattern; the blank is the text ``BLANK``."""
+    """A part of a filled pattern; `text` says nothing where it is the blank."""
 
     text: str
     shortenable: bool
+    blank: bool = False
 
 
 def filled(task: str, pattern_id: int, example: Example, choice: int = 0) -> list[list[TextPart]]:
@@ -100,8 +101,15 @@ def filled(task: str, pattern_id: int, example: Example, choice: int = 0) -> lis
 
 
 def _part(template: str, slots: Mapping[str, str]) -> TextPart:
+    if template == BLANK:
+        return TextPart("", shortenable=False, blank=True)
     shortenable = template.endswith("~")
     return TextPart(template.removesuffix("~").format_map(slots), shortenable)
+
+
+def asks_per_answer(task: str, pattern_id: int) -> bool:
+    """Whether the answer stands in the question, and what is predicted is a word before it."""
+    return task == "copa" and pattern_id == 2
 
 
 def verbalizers(task: str, pattern_id: int) -> tuple[str, ...]:
@@ -117,7 +125,7 @@ def answers(task: str, pattern_id: int, example: Example) -> list[str]:
     """
     meta = example.meta
     if task == "copa":
-        if pattern_id == 2:
+        if asks_per_answer(task, pattern_id):
             return [" because" if meta["question"] == "cause" else " so"] * 2
         return [" " + _choice(meta["choice1"]), " " + _choice(meta["choice2"])]
     if task in ("wsc", "wsc_generative"):

@@ -54,7 +54,7 @@ def _examples(
     shown = text.replace("@highlight\n", "- ")
     guid = f"{reading.kind}-p{passage_idx}-q{question_idx}"
     meta = {"passage_idx": passage_idx, "question_idx": question_idx}
-    if not (reading.kind == "train" or reading.for_train):
+    if not (reading.kind == "train" or (reading.kind == "dev" and reading.for_train)):
         if not entities:
             raise row.bad("passage.entities is empty; a question needs candidates")
         own = meta | {"candidates": entities, "answers": right}

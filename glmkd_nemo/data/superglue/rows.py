@@ -25,7 +25,7 @@ class Reading:
 
     Attributes:
         kind: ``train``, ``dev``, ``test`` or ``unlabeled``; begins every ``guid``.
-        for_train: ReCoRD: make training examples of any split.
+        for_train: ReCoRD: make training examples of a dev split.
         cloze: WSC: leave out what a cloze question cannot learn from.
         max_choices: answers of a training example of ReCoRD or WSC.
         answer_order: ReCoRD: right answers in another order than the file's, by question.
