@@ -131,18 +131,18 @@ def majority(
     """Metrics on ``dev_examples`` of always giving the most frequent label of ``train_examples``.
 
     Of equally frequent labels the first is taken. COPA's labels are the places of its choices. For
-    ReCoRD, whose examples share no label, it is each example's first candidate. For WSC give all
-    training examples: its cloze questions train on those with the label ``True`` alone. In MultiRC
-    wrong answers are the majority, and ``f1a`` is then 0; the published baseline (61.1) answers
-    that all are right, which :func:`metrics_of` can tell of any constant answer.
+    ReCoRD, whose examples share no label, it is the candidate that the passage names most often
+    (the first one would be right far less often). For WSC give all training examples: its
+    cloze questions train on those with the label ``True`` alone. In MultiRC wrong answers are the
+    majority, and ``f1a`` is then 0; the published baseline (61.1) answers that all are right,
+    which :func:`metrics_of` can tell of any constant answer.
 
     Raises:
         ValueError: no labelled training examples, or see :func:`metrics_of`.
     """
     task = task_name(task)
     if task == "record":
-        first = [_best(np.ones(1), example.meta["candidates"]) for example in dev_examples]
-        return metrics_of(task, dev_examples, first)
+        return metrics_of(task, dev_examples, [_most_named(example) for example in dev_examples])
     count = Counter(example.label for example in train_examples if example.label is not None)
     if not count:
         raise ValueError(f"{task}: the majority needs labelled training examples")
@@ -152,6 +152,11 @@ def majority(
 def _spans(example: Example) -> list[str]:
     """What it means for each span of a WSC question to be the best."""
     return ["True"] + ["False"] * len(example.meta.get("candidates", ()))
+
+
+def _most_named(example: Example) -> str:
+    """The candidate that stands most often in the passage, the first of several."""
+    return max(example.meta["candidates"], key=example.text_a.count, default=NO_ANSWER)
 
 
 def _half_and(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -35,6 +35,7 @@ from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.replay import tasks
 from glmkd_nemo.replay.case import Case
+from glmkd_nemo.replay.flags.predictions import hard_loss
 from glmkd_nemo.replay.recorded import recorded_context, stand_ins_of
 
 
@@ -90,7 +91,7 @@ def _one_step(case: Case, step: DistillationStep, ddp: Any, dtype: torch.dtype) 
     outcome.gradients = _original(case, whole_gradients(student))
     seen = objective.views_of(batch_of(batch), context)[0]
     with standing_in(student, objective.replacements(context), step.teachers):
-        outcome.values["hard_label"] = _hard_label(student, seen)
+        outcome.values["hard_label"] = _hard_label(student, seen, hard_loss(case.flags))
         outcome.logits["student"] = whole_logits(student, seen)
     for name, teacher in step.teachers.items():
         read = read_by(name, seen, objective, student)
@@ -152,9 +153,11 @@ def _forward_backward(
     return {name: float(value) for name, value in values.items()}
 
 
-def _hard_label(student: GLMModel, batch: Batch) -> float:
-    """The cross-entropy with the labels, which the reference logs in every case."""
-    term = {"method": "hard", "of": "tokens" if batch.task is None else "classes"}
+def _hard_label(student: GLMModel, batch: Batch, loss: str) -> float:
+    """The hard loss, which the reference logs in every case."""
+    term = {"method": "hard"}
+    if batch.task is not None:
+        term |= {"of": "classes", "loss": loss}
     objective = Objective({"hard": term_from_dict("hard", term, [])}, _NO_SHAPE, {})
     step = DistillationStep(student.config, objective, {})
     step.start(StepContext(), num_microbatches=1)

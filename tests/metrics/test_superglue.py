@@ -45,8 +45,9 @@ def multirc(questions: dict[tuple[int, int], str]) -> list[Example]:
     ]
 
 
-def record(candidates: list[str], answers: list[str]) -> Example:
-    return Example("dev-p0-q0", "a", label="1", meta={"candidates": candidates, "answers": answers})
+def record(candidates: list[str], answers: list[str], passage: str = "") -> Example:
+    meta = {"candidates": candidates, "answers": answers}
+    return Example("dev-p0-q0", passage, label="1", meta=meta)
 
 
 @pytest.mark.parametrize("task", ["boolq", "rte", "wic", "copa"])
@@ -219,8 +220,15 @@ def test_majority():
     assert majority("rte", labelled([no, yes]), dev, LABELS["rte"])["accuracy"] == 1 / 3
     with pytest.raises(ValueError, match="needs labelled training examples"):
         majority("rte", labelled([None]), dev, LABELS["rte"])
-    questions = [record(["Rome", "Oslo"], ["Rome"]), record(["Ann", "Bob"], ["Bob"])]
-    assert majority("record", [], questions, LABELS["record"])["em"] == 0.5
+
+
+def test_majority_of_record_is_the_most_frequent_entity():
+    questions = [
+        record(["Oslo", "Rome"], ["Rome"], "Rome is not Oslo. Rome is Rome."),
+        record(["Ann", "Bob"], ["Bob"], "Ann met Bob."),  # a tie: the first
+        record(["Ann", "Bob"], ["Ann"], "Bob met Ann."),
+    ]
+    assert majority("record", [], questions, LABELS["record"])["em"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
