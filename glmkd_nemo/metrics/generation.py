@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu import corpus_bleu
 
 SENTENCE_END = "[SEP]"  # between sentences of a text
@@ -34,7 +35,7 @@ def rouge(
         ValueError: different numbers of texts, or none.
     """
     _paired(predictions, references)
-    scorer = RougeScorer(list(_ROUGE.values()), use_stemmer=True)
+    scorer = RougeScorer(list(_ROUGE.values()), tokenizer=DefaultTokenizer(use_stemmer=True))
     rows = []
     for prediction, reference in zip(predictions, references, strict=True):
         kept = _kept(prediction.split(SENTENCE_END), min_words, duplicate_rate)

@@ -83,11 +83,11 @@ class GenerationTask(Task):
 
     @abstractmethod
     def generation_metrics(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
-        """Metrics of the texts generated for all prompts of a split, in their order."""
+        """Metrics of the texts generated for prompts of a split: all, or the first ones."""
 
     def write_generations(self, split: str, predictions: Sequence[str], folder: Path) -> Path:
         """``NAME-SPLIT.generated.jsonl``: source, prediction and reference of each item."""
-        rows = zip(self.dataset(split).pairs, predictions, self.references(split), strict=True)
+        rows = zip(self.dataset(split).pairs, predictions, self.references(split), strict=False)
         lines = (
             json.dumps(
                 {"source": pair.source, "prediction": prediction, "reference": reference},
@@ -102,7 +102,7 @@ class GenerationTask(Task):
     def _rouge(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
         cfg = self.cfg
         options = cfg.rouge_min_words, cfg.rouge_duplicate_rate
-        return rouge(predictions, self.references(split), *options)
+        return rouge(predictions, self.references(split)[: len(predictions)], *options)
 
 
 class SummaryTask(GenerationTask):
@@ -147,5 +147,5 @@ class BlankFillingTask(GenerationTask):
 
     def generation_metrics(self, split: str, predictions: Sequence[str]) -> dict[str, float]:
         """BLEU of sentences, and the share of those with the words of the original."""
-        references = self.references(split)
+        references = self.references(split)[: len(predictions)]
         return {"bleu": bleu(predictions, references), "exact": exact(predictions, references)}
