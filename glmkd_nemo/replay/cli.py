@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from glmkd_nemo.replay.case import Case
+from glmkd_nemo.replay.features import is_feature_file, replay_features
 from glmkd_nemo.replay.flags import NotYet
 
 STUCK = timedelta(minutes=5)
@@ -20,16 +21,27 @@ KINDS = ("logits", "loss", "component", "gradient")
 
 
 def replay(
-    folders: list[str], tp: int, pp: int, sp: bool, recompute: str | None, verbose: bool
+    paths: list[str],
+    tp: int,
+    pp: int,
+    sp: bool,
+    recompute: str | None,
+    verbose: bool,
+    vocab: str | None = None,
 ) -> int:
-    """Replays cases on ``tp * pp`` gloo ranks started here.
+    """Replays cases (folders) on ``tp * pp`` gloo ranks started here, and feature files here.
 
     Returns:
-        Exit code: 0 if every counted case is within 1e-5, else 1.
+        Exit code: 0 if every counted case is within 1e-5 and every feature file equal, else 1.
     """
     if sp and tp == 1:
         print("--sp needs --tp 2 or more")
         return 2
+    files = [path for path in paths if is_feature_file(path)]
+    folders = [path for path in paths if path not in files]
+    failed = replay_features(files, vocab) if files else 0
+    if files and not folders:
+        return int(failed > 0)
     try:
         for folder in folders:
             Case(Path(folder)).record  # noqa: B018  (is it a case?)
@@ -46,7 +58,7 @@ def replay(
             _rank(0, *args)
         else:
             mp.spawn(_rank, args, nprocs=tp * pp)
-        return int(verdict.read_text())
+        return max(int(verdict.read_text()), int(failed > 0))
 
 
 def _rank(
