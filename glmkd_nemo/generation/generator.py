@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core import parallel_state
 
 from glmkd_nemo.generation.config import GenerationConfig
 from glmkd_nemo.generation.next_token import decoding
@@ -39,24 +38,16 @@ class Generation:
 class Generator:
     """Fills the blanks of prompts, one after the other, from left to right.
 
-    Tensor-parallel ranks call it alike, and get the same results; data-parallel ranks may give
-    prompts of their own.
+    Tensor- and pipeline-parallel ranks call it alike, and get the same results; data-parallel
+    ranks may give prompts of their own.
 
     Args:
-        model: as it was built (not wrapped), with all of its layers.
+        model: this rank's pipeline stage, as it was built (not wrapped).
         tokenizer: vocabulary and command tokens.
         batch_size: prompts that are worked on at a time; results do not depend on it.
-
-    Raises:
-        ValueError: the model is spread over pipeline stages.
     """
 
     def __init__(self, model: GLMModel, tokenizer: Any, batch_size: int = 16) -> None:
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-            raise ValueError(
-                "generation needs pipeline_model_parallel_size=1, as each token would wait for "
-                "all stages: restore the .nemo so (it has no layout), or use tensor parallelism."
-            )
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
 
     def generate(

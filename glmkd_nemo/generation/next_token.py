@@ -7,14 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from torch import Tensor
 
 from glmkd_nemo.distill.parallel import all_gather_last
+from glmkd_nemo.engine import schedule
 from glmkd_nemo.generation.prompt import Prefixes
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.logits import Logits
+
+Inputs = tuple[Tensor, Tensor, Tensor]  # ids, positions, attention mask
 
 
 class KeyValueCache(StaticInferenceContext):
@@ -33,13 +38,7 @@ class KeyValueCache(StaticInferenceContext):
     def __init__(self, model: GLMModel, prefixes: Prefixes, beams: int, max_new_tokens: int):
         count, self.width = prefixes.ids.shape
         super().__init__(count, self.width + max_new_tokens)
-        model(
-            prefixes.ids,
-            prefixes.positions,
-            prefixes.sep,
-            materialize=False,
-            inference_context=self,
-        )
+        _run(model, (prefixes.ids, prefixes.positions, prefixes.sep), self)
         rows = torch.arange(count, device=prefixes.ids.device).repeat_interleave(beams)
         self.max_batch_size = len(rows)
         if beams > 1:
@@ -75,14 +74,10 @@ def cached_step(model: GLMModel, prefixes: Prefixes, cache: KeyValueCache, ids: 
     count = ids.shape[1]
     cache.sequence_len_offset = cache.width + count - 1
     positions = torch.stack([prefixes.places, torch.full_like(prefixes.places, count)], 1)
-    logits = model(
-        ids[:, -1:],
-        positions.unsqueeze(-1),
-        cache.visible[:, None, None, : cache.width + count],
-        materialize=False,
-        inference_context=cache,
-    )
-    return whole_vocabulary(model, logits, torch.ones_like(ids[:, -1:], dtype=torch.bool))
+    mask = cache.visible[:, None, None, : cache.width + count]
+    inputs = ids[:, -1:], positions.unsqueeze(-1), mask
+    newest = torch.ones_like(ids[:, -1:], dtype=torch.bool)
+    return _next_token(model, _run(model, inputs, cache), newest)
 
 
 def whole_step(model: GLMModel, prefixes: Prefixes, ids: Tensor) -> Tensor:
@@ -98,9 +93,44 @@ def whole_step(model: GLMModel, prefixes: Prefixes, ids: Tensor) -> Tensor:
     positions = F.pad(prefixes.positions, (0, t)).scatter(
         2, columns.unsqueeze(1).expand(n, 2, t), own
     )
-    logits = model(all_ids, positions, prefixes.sep, materialize=False)
     last = torch.arange(width + t, device=ids.device) == columns[:, -1:]
-    return whole_vocabulary(model, logits, last)
+    logits = _run(model, (all_ids, positions, prefixes.sep), None)
+    return _next_token(model, logits, last)
+
+
+def _run(model: GLMModel, inputs: Inputs, cache: KeyValueCache | None) -> Logits | None:
+    """Runs all pipeline stages; the last one gets the logits."""
+
+    def forward(data: Any, stage: GLMModel) -> tuple[Any, Any]:
+        output = stage(*inputs, materialize=False, inference_context=cache)
+        found.append(output if stage.post_process else None)
+        return output, lambda handle: (torch.zeros(()), {})
+
+    found: list[Logits | None] = []
+    if _stages() == 1:
+        forward(None, model)
+    else:
+        schedule.run(forward, [{"input_ids": inputs[0]}], [model], forward_only=True)
+    return found[0]
+
+
+def _next_token(model: GLMModel, logits: Logits | None, rows: Tensor) -> Tensor:
+    """Logits ``[n, V]`` in fp32 where ``rows [b, s]`` holds, equal on all ranks."""
+    if logits is not None:
+        whole = whole_vocabulary(model, logits, rows).float().contiguous()
+    else:
+        whole = torch.empty(len(rows), model.config.vocab_size, device=rows.device)
+    if _stages() > 1:
+        dist.broadcast(
+            whole,
+            src=parallel_state.get_pipeline_model_parallel_last_rank(),
+            group=parallel_state.get_pipeline_model_parallel_group(),
+        )
+    return whole
+
+
+def _stages() -> int:
+    return int(parallel_state.get_pipeline_model_parallel_world_size())
 
 
 def whole_vocabulary(model: GLMModel, logits: Logits, positions: Tensor) -> Tensor:

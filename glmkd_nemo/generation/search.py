@@ -110,7 +110,7 @@ def can_cache(model: GLMModel) -> bool:
 
     Not where a word's embedding depends on the words beside it (MobileBERT's trigram).
     """
-    return model.embedding.trigram is None
+    return model.config.bottleneck_word_embedding is None
 
 
 def _until_end(row: list[int], end_ids: list[int]) -> list[int]:
