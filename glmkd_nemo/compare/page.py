@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from string import Template
 
 from glmkd_nemo.compare.results import Comparison, Row
-from glmkd_nemo.demo.page import items, picture, table
 from glmkd_nemo.demo.plots import COLOURS
+from glmkd_nemo.report import html
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+INTRO = (
+    "Written by scripts/compare_methods.py. Each student has the same size, start, batches and "
+    "number of steps; loss and accuracy are on text that none was trained on."
+)
 HEAD = ["recipe", "student", "learns from", "loss", "to labels only", "accuracy", "step"]
 NOTES = [
     "Recipes are those of conf/method and conf/aggregator, with the options of conf/compare.yaml. "
@@ -26,19 +28,15 @@ NOTES = [
 
 def write_page(found: Comparison, path: Path) -> None:
     """Writes the page to `path` (UTF-8 HTML without outside references)."""
-    refused = ""
+    body = [
+        html.picture(bars(found), "difference of held-out loss to the student with labels only"),
+        html.table(HEAD, [cells(found, row) for row in all_rows(found)], 3),
+    ]
     if found.refused:
-        refused = "<h2>Not trained</h2>" + table(
-            ["recipe", "reason"], [[name, why] for name, why in found.refused.items()], 9
-        )
-    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        bars=picture(bars(found), "difference of held-out loss to the student with labels only"),
-        table=table(HEAD, [cells(found, row) for row in all_rows(found)], 3),
-        refused=refused,
-        notes=items(NOTES),
-        facts=table(["", ""], [[name, value] for name, value in found.facts.items()], 9),
-    )
-    path.write_text(page, encoding="utf-8")
+        rows = [[name, why] for name, why in found.refused.items()]
+        body += [html.heading("Not trained"), html.table(["recipe", "reason"], rows, 9)]
+    body += [html.heading("What was run"), html.listed(NOTES), html.facts(found.facts)]
+    html.write_page(path, "Distillation methods compared", INTRO, body)
 
 
 def all_rows(found: Comparison) -> list[Row]:

@@ -7,8 +7,8 @@ from string import Template
 
 from glmkd_nemo.demo import plots
 from glmkd_nemo.demo.findings import describe
-from glmkd_nemo.demo.page import items, picture, table
 from glmkd_nemo.demo.results import Results
+from glmkd_nemo.report.html import items, picture, table
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 

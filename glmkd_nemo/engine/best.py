@@ -17,7 +17,7 @@ class BestOnDev(Callback):
         folder: of the run.
 
     Attributes:
-        step, metrics: of the best evaluation so far.
+        step, metrics, confusion: of the best evaluation so far.
         history: ``{"step", "metrics"}`` of every evaluation.
     """
 
@@ -25,17 +25,19 @@ class BestOnDev(Callback):
         self.path = folder / NAME
         self._predictions = folder / "predictions"
         self.step, self.metrics, self._score = 0, dict[str, float](), float("-inf")
+        self.confusion: dict[str, Any] | None = None
         self.history: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """So that a resumed run knows what it has to beat."""
         best = {"step": self.step, "metrics": self.metrics, "score": self._score}
-        return {**best, "history": self.history}
+        return {**best, "confusion": self.confusion, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Knows it again."""
         self.step, self.metrics = state_dict["step"], state_dict["metrics"]
         self._score, self.history = state_dict["score"], state_dict["history"]
+        self.confusion = state_dict["confusion"]
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Compares; all ranks have the same metrics, and save together."""
@@ -47,6 +49,7 @@ class BestOnDev(Callback):
         if not module.score > self._score:
             return
         self.step, self.metrics, self._score = step, module.metrics, module.score
+        self.confusion = module.task.confusion("valid", module.scores)
         module.save_to(str(self.path))
         if trainer.is_global_zero:
             self._predictions.mkdir(exist_ok=True)

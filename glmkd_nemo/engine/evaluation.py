@@ -21,11 +21,12 @@ from glmkd_nemo.tasks.task import Task
 INDEX = "index"
 
 
-def loader(task: Task, items: Sequence[Any], batch_size: int) -> DataLoader[Any]:
+def loader(task: Task, split: str, batch_size: int) -> DataLoader[Any]:
     """Batches of this data-parallel rank, each with its items' numbers as ``index [b]``.
 
     Every rank gets equally many batches, if need be some that another one has too.
     """
+    items = task.dataset(split)
     starts = range(0, len(items), batch_size)
     batches = [list(range(i, min(i + batch_size, len(items)))) for i in starts]
     ranks = parallel_state.get_data_parallel_world_size()
@@ -34,7 +35,7 @@ def loader(task: Task, items: Sequence[Any], batch_size: int) -> DataLoader[Any]
         mine.append(batches[0])
 
     def collate(numbers: Sequence[int]) -> dict[str, Any]:
-        return {**task.collate([items[i] for i in numbers]), INDEX: torch.tensor(numbers)}
+        return {**task.collate(split, [items[i] for i in numbers]), INDEX: torch.tensor(numbers)}
 
     numbers: Any = range(len(items))
     return DataLoader(numbers, batch_sampler=mine, collate_fn=collate)

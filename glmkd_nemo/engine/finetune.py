@@ -20,6 +20,7 @@ from glmkd_nemo.engine import train
 from glmkd_nemo.engine.best import NAME, BestOnDev
 from glmkd_nemo.engine.callbacks import ProgressLine, StopWithCheckpoint
 from glmkd_nemo.engine.trainer import build_trainer
+from glmkd_nemo.report.run import write_run_page
 
 RESULTS = "results.json"
 # of a model that is fine-tuned, these are the ones it was saved with
@@ -99,8 +100,7 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
     if stop.stopped_at is not None:
         _say(f"stopped at step {stop.stopped_at} of {trainer.max_steps}; the same command goes on")
         return train.STOPPED
-    if cfg.evaluate_test:
-        _predict_test(model, trainer, best.path, folder)
+    test = _predict_test(model, trainer, best.path, folder) if cfg.evaluate_test else None
     final = best.history[-1] if best.history else {}
     outcome = {
         "task": model.task.name,
@@ -110,6 +110,9 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
         "best": {"step": best.step, "metrics": best.metrics},
         "final": final,
         "history": best.history,
+        "confusion": best.confusion,
+        "baseline": model.task.baseline("valid"),
+        "test": test,
         "parameters": int(model.glm.num_parameters()),
         "steps": int(trainer.max_steps),
         "seconds": round(time.monotonic() - began, 1),
@@ -117,6 +120,7 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
         "fingerprint": fingerprint,
     }
     if trainer.is_global_zero:
+        write_run_page(outcome, folder / "report.html")
         _write(folder / RESULTS, outcome)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in best.metrics.items())
         _say(f"best at step {best.step}: {shown} ({best.path})")
@@ -161,7 +165,9 @@ def _set_steps(trainer: Any, cfg: DictConfig, per_epoch: int) -> None:
     trainer.val_check_interval = min(interval, steps)
 
 
-def _predict_test(model: Any, trainer: Any, best: Path, folder: Path) -> None:
+def _predict_test(
+    model: Any, trainer: Any, best: Path, folder: Path
+) -> dict[str, dict[str, float] | None]:
     """Predictions, and metrics if there are labels, of the test set by the best weights."""
     from glmkd_nemo.models.task_modelpt import weights_of
 
@@ -172,6 +178,10 @@ def _predict_test(model: Any, trainer: Any, best: Path, folder: Path) -> None:
         place.mkdir(exist_ok=True)
         written = model.task.write_predictions("test", scores, place)
         _say(" ".join(["test:", *(str(path) for path in written), str(metrics or "")]))
+    return {
+        "metrics": metrics or None,
+        "baseline": model.task.baseline("test") if metrics else None,
+    }
 
 
 def _fingerprint(cfg: DictConfig) -> str:

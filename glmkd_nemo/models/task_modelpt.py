@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -78,12 +79,12 @@ class GLMTaskModelPT(GLMDistillModelPT):
     def train_dataloader(self) -> Any:
         """Continues after ``consumed_samples``."""
         dataset, consumed = self._datasets.get("train"), self.consumed_samples
-        return data_feed.loader(self, dataset, consumed, self.task.collate)
+        return data_feed.loader(self, dataset, consumed, partial(self.task.collate, "train"))
 
     def val_dataloader(self) -> Any:
         """All examples of the split, once."""
         size = int(self.cfg.get("eval_batch_size") or self.cfg.micro_batch_size)
-        return evaluation.loader(self.task, self.task.dataset(self.split), size)
+        return evaluation.loader(self.task, self.split, size)
 
     def transfer_batch_to_device(self, batch: Batch, device: Any, dataloader_idx: int) -> Batch:
         """Moves tensors, those of the task too (Lightning refuses frozen dataclasses)."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sklearn.metrics import confusion_matrix
+
 from glmkd_nemo.data.superglue import LABELS, SuperGLUEConfig, file_of, head_kind, num_classes
-from glmkd_nemo.data.superglue.dataset import SuperGLUEDataset, collate
+from glmkd_nemo.data.superglue.dataset import SuperGLUEDataset
 from glmkd_nemo.data.superglue.submission import write_submission
 from glmkd_nemo.data.tokenizer import GLMTokenizer
 from glmkd_nemo.metrics import superglue as metrics
@@ -66,21 +68,39 @@ class SuperGLUETask(Task):
     def dataset(self, split: str) -> SuperGLUEDataset:
         """Examples of a split's file; see :func:`~glmkd_nemo.data.superglue.read_examples`."""
         if split not in self._sets:
-            self._sets[split] = SuperGLUEDataset(self.cfg, self._file(split), self.tokenizer)
+            self._sets[split] = SuperGLUEDataset(self.cfg, self.tokenizer, self._file(split))
         return self._sets[split]
 
-    def collate(self, items: Sequence[Any]) -> dict[str, Any]:
+    def collate(self, split: str, items: Sequence[Any]) -> dict[str, Any]:
         """Choices are padded to the most of the batch, unless ``fixed_choices``."""
-        return collate(items, self.cfg)
+        return self.dataset(split).collate(items)
 
     def has_labels(self, split: str) -> bool:
         """Whether all examples of the split have one."""
-        return all(example.label is not None for example in self.dataset(split).examples)
+        examples = self.dataset(split).examples
+        if self.name == "record":
+            return all(example.meta["answers"] for example in examples)
+        return all(example.label is not None for example in examples)
 
     def metrics(self, split: str, scores: Scores) -> dict[str, float]:
         """SuperGLUE's metrics, see :mod:`glmkd_nemo.metrics.superglue`."""
         examples = self.dataset(split).examples
         return metrics.evaluate(self.name, examples, self._labels, scores, self.cfg.cloze)
+
+    def baseline(self, split: str) -> dict[str, float] | None:
+        """Of always giving the most frequent label of the training rows."""
+        train = self.dataset("train").examples
+        return metrics.majority(self.name, train, self.dataset(split).examples, self._labels)
+
+    def confusion(self, split: str, scores: Scores) -> dict[str, Any] | None:
+        """Of the tasks whose examples all have the same labels to choose from."""
+        if self.name in ("record", "wsc"):
+            return None
+        examples = self.dataset(split).examples
+        answers = metrics.answers_of(self.name, examples, self._labels, scores, self.cfg.cloze)
+        gold = [str(example.label) for example in examples]
+        counts = confusion_matrix(gold, answers, labels=list(self._labels)).tolist()
+        return {"labels": list(self._labels), "counts": counts}
 
     def write_predictions(self, split: str, scores: Scores, folder: Path) -> list[Path]:
         """A file as SuperGLUE's leaderboard takes it."""

@@ -62,11 +62,11 @@ def build_task(cfg: Any, tokenizer: Any) -> Task:
     name = str(section["name"])
     try:
         typed = OmegaConf.merge(OmegaConf.structured(_config_class(name)), dict(section))
-        options = OmegaConf.to_object(typed)
+        options = {key: typed[key] for key in task_fields(name)}
     except OmegaConfBaseException as error:
         raise ValueError(f"task {name}: {str(error).splitlines()[0]}") from error
     build: Any = task_class(name)
-    task: Task = build(options, tokenizer)
+    task: Task = build(_config_class(name)(**options), tokenizer)
     return task
 
 

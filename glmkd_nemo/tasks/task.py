@@ -58,8 +58,8 @@ class Task(ABC):
                 its tokens, how many of them are the most likely ones, and 1 if all of them are.
         """
 
-    def collate(self, items: Sequence[Any]) -> dict[str, Any]:
-        """The fields of :class:`~glmkd_nemo.distill.method.Batch` of some items.
+    def collate(self, split: str, items: Sequence[Any]) -> dict[str, Any]:
+        """The fields of :class:`~glmkd_nemo.distill.method.Batch` of some items of a split.
 
         The first axis is ``b``, or ``b * c`` where each answer is a sequence of its own. Items of a
         token task are dictionaries of numpy arrays with the keys of pre-training.
@@ -69,6 +69,14 @@ class Task(ABC):
     def has_labels(self, split: str) -> bool:
         """Whether metrics of a split can be computed (official test sets have no labels)."""
         return True
+
+    def baseline(self, split: str) -> dict[str, float] | None:
+        """Metrics of the answer that needs no model: the majority class; where there is one."""
+        return None
+
+    def confusion(self, split: str, scores: Scores) -> dict[str, Any] | None:
+        """``labels``, and ``counts[i][j]``: how often label i was answered by j; where it helps."""
+        return None
 
     def write_predictions(self, split: str, scores: Scores, folder: Path) -> list[Path]:
         """Writes what the model predicts in the task's own format.
