@@ -175,5 +175,6 @@ def _below_last_digit(case: Case, dtype: torch.dtype) -> set[str]:
         label = f"step {number}: " if len(case.steps) > 1 else ""
         last_digit = torch.finfo(dtype).eps * float(step.record.get("grad_norm") or 0.0)
         statistics: dict[str, list[float]] = step.record["grad_stats"]
-        found |= {f"{label}{n}" for n, (norm, *_) in statistics.items() if norm < last_digit}
+        tiny = [n for n, (norm, *_) in statistics.items() if float(norm) < last_digit]
+        found |= {f"{label}{name}" for name in tiny}
     return found
