@@ -81,7 +81,7 @@ class Generator:
                 f"{longest} (max_position_embeddings): lower it."
             )
         rows = [
-            read_prompt(prompt, self.tokenizer, longest, first + i)
+            read_prompt(prompt, self.tokenizer, longest, f"prompt {first + i}")
             for i, prompt in enumerate(prompts)
         ]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # little padding

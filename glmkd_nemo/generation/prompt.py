@@ -63,7 +63,7 @@ def mask_ids(tokenizer: Any) -> list[int]:
     return [i for i in known if i is not None]
 
 
-def read_prompt(prompt: str | Sequence[int], tokenizer: Any, longest: int, index: int) -> Prompt:
+def read_prompt(prompt: str | Sequence[int], tokenizer: Any, longest: int, name: str) -> Prompt:
     """The context of a prompt.
 
     Args:
@@ -72,24 +72,24 @@ def read_prompt(prompt: str | Sequence[int], tokenizer: Any, longest: int, index
             are.
         tokenizer: vocabulary and command tokens.
         longest: most tokens that the model has positions for.
-        index: of the prompt, for messages.
+        name: of the prompt, for messages.
 
     Raises:
-        ValueError: an empty or too long prompt, or ids without a mask, by index.
+        ValueError: an empty or too long prompt, or ids without a mask, by name.
     """
     masks = mask_ids(tokenizer)
     if isinstance(prompt, str):
         ids = _encode(prompt, tokenizer, masks)
         if len(ids) < 2:
-            raise ValueError(f"prompt {index} is empty: write a text, with [MASK] for a blank.")
+            raise ValueError(f"{name} is empty: write a text, with [MASK] for a blank.")
     else:
         ids = [int(i) for i in prompt]
     blanks = [i for i, token in enumerate(ids) if token in masks]
     if not blanks:
-        raise ValueError(f"prompt {index}: none of its {len(ids)} ids is a mask ({masks}).")
+        raise ValueError(f"{name}: none of its {len(ids)} ids is a mask ({masks}).")
     if len(ids) > longest:
         raise ValueError(
-            f"prompt {index} has {len(ids)} tokens, but the model has positions for {longest} "
+            f"{name} has {len(ids)} tokens, but the model has positions for {longest} "
             "(max_position_embeddings): shorten it."
         )
     return Prompt(ids, blanks, tokenizer.sop_id)

@@ -26,7 +26,7 @@ TOKENIZER = Words(VOCAB)
 def test_contexts_are_those_of_the_original(
     prompt: str | list[int], ids: list[int], blanks: list[int]
 ):
-    read = read_prompt(prompt, TOKENIZER, LONGEST, 0)
+    read = read_prompt(prompt, TOKENIZER, LONGEST, "p")
     assert (read.ids, read.blanks) == (ids, blanks)
 
 
@@ -34,12 +34,12 @@ def test_a_tokenizer_without_gmask_gets_a_mask():
     class Plain(Words):
         gmask_id = None
 
-    assert read_prompt("w7", Plain(VOCAB), LONGEST, 0).ids == [1, 7, 2, 0]
+    assert read_prompt("w7", Plain(VOCAB), LONGEST, "p").ids == [1, 7, 2, 0]
 
 
 def test_positions_of_the_second_blank():
     """Tokens have their mask's place, and count inside the blank."""
-    prompt = read_prompt("w7 [MASK] w8 [MASK]", TOKENIZER, LONGEST, 0)
+    prompt = read_prompt("w7 [MASK] w8 [MASK]", TOKENIZER, LONGEST, "p")
     prompt.spans.append([9, 10])
     assert prompt.prefix() == (
         [1, 7, 2, 8, 2, 0, 3, 9, 10],
@@ -61,7 +61,7 @@ def test_positions_of_the_second_blank():
 )
 def test_prompts_that_cannot_be_used(prompt: str | list[int], message: str):
     with pytest.raises(ValueError, match=message):
-        read_prompt(prompt, TOKENIZER, LONGEST, 3)
+        read_prompt(prompt, TOKENIZER, LONGEST, "prompt 3")
 
 
 @pytest.mark.parametrize(
