@@ -48,7 +48,7 @@ def test_the_configuration_is_that_of_the_schema():
     cfg["generation"]["early_stopping"] = "never"
     check(cfg, GenerateSchema)
     cfg["generation"]["num_beam"] = 4
-    with pytest.raises(ConfigError, match="num_beam; did you mean generation.num_beams"):
+    with pytest.raises(ConfigError, match=r"num_beam; did you mean generation.num_beams"):
         check(cfg, GenerateSchema)
 
 
