@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glmkd_nemo.config.strict import ConfigError, check
 
@@ -97,10 +97,15 @@ def _changed(settings: Any, argument: str) -> Any:
         change = OmegaConf.from_dotlist([argument])
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{argument}: {error}") from error
-    if separator and "." not in key:
+    if "." not in key:
         settings[key] = change[key]
         return settings
-    return OmegaConf.merge(settings, change)
+    try:
+        return OmegaConf.merge(settings, change)
+    except OmegaConfBaseException as error:
+        section = key.split(".")[0]
+        hint = f"it is {settings.get(section)} so far; give {section}=... as a whole"
+        raise ConfigError(f"{argument} does not fit {section}: {hint}") from error
 
 
 def _normalize(settings: TuneSettings) -> None:
