@@ -1,6 +1,5 @@
 """Fine-tunes or distils a GLM on a task: python scripts/finetune.py task=rte KEY=VALUE ...
 
-
 With ``method=...`` or ``stages=...``, and ``teacher=x.nemo``, a student is distilled; without, it
 learns from the task's labels (conf/finetune.yaml). The same command goes on where one stopped.
 """

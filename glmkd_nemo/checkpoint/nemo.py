@@ -156,7 +156,13 @@ class NemoConnector(SaveRestoreConnector):
             finally:
                 calling_cls._set_model_restore_state(is_being_restored=False)
             model.configure_model()
-            load_sharded(model.model, folder / WEIGHTS, strict, label=str(restore_path))
+            load_sharded(
+                model.model,
+                folder / WEIGHTS,
+                strict,
+                label=str(restore_path),
+                may_be_new=getattr(model, "may_be_new", ()),
+            )
         return model if map_location is None else model.to(map_location)
 
 

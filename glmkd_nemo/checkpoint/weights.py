@@ -22,7 +22,12 @@ class WeightsMismatch(ValueError):
 
 
 def load_sharded(
-    model: Any, path: str | Path, strict: bool = True, prefix: str = "model.", label: str = ""
+    model: Any,
+    path: str | Path,
+    strict: bool = True,
+    prefix: str = "model.",
+    label: str = "",
+    may_be_new: tuple[str, ...] = (),
 ) -> None:
     """Loads a sharded checkpoint directory into a model at the model's own layout.
 
@@ -34,6 +39,8 @@ def load_sharded(
             what fits.
         prefix: of the checkpoint's keys.
         label: how messages call the checkpoint (default: its path).
+        may_be_new: parts of the model that keep their initial weights where the checkpoint has
+            nothing of them.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -44,7 +51,8 @@ def load_sharded(
     check_whole(folder)
     weights = model.sharded_state_dict(prefix=prefix)
     beside = tuple(f"{prefix}{name}" for name in BESIDE)
-    weights = {k: v for k, v in weights.items() if not k.startswith(beside)}
+    new = tuple(f"{prefix}{name}" for name in _absent(folder, prefix, may_be_new))
+    weights = {k: v for k, v in weights.items() if not k.startswith((*beside, *new))}
     rows = getattr(getattr(model, "config", None), "word_rows", None)
     if strict:
         compare_weights(weights, folder, label or str(path), vocab_size=rows)
@@ -53,10 +61,19 @@ def load_sharded(
     state = dist_checkpointing.load(weights, str(folder))
     state = {key.removeprefix(prefix): state[key] for key in weights}
     left = model.load_state_dict(state, strict=False)
-    lost = [k for k in left.missing_keys if not k.startswith(BESIDE) and "_extra_state" not in k]
+    unasked = (*BESIDE, *(name.removeprefix(prefix) for name in new))
+    lost = [k for k in left.missing_keys if not k.startswith(unasked) and "_extra_state" not in k]
     if strict and (lost or left.unexpected_keys):
         names = _listed("not delivered", {*lost, *left.unexpected_keys})
         raise WeightsMismatch(f"{label or path} does not fit this model: {names}.")
+
+
+def _absent(folder: Path, prefix: str, parts: tuple[str, ...]) -> list[str]:
+    """Those parts of which a checkpoint has no tensor."""
+    if not parts:
+        return []
+    have = dist_checkpointing.load_tensors_metadata(str(folder))
+    return [part for part in parts if not any(key.startswith(f"{prefix}{part}") for key in have)]
 
 
 def compare_weights(

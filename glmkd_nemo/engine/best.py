@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-NAME = "best.nemo"
+from glmkd_nemo.tasks.task import Scores
+
+NAME, SCORES = "best.nemo", "scores.jsonl"
 
 
 class BestOnDev(Callback):
@@ -53,4 +56,11 @@ class BestOnDev(Callback):
         module.save_to(str(self.path))
         if trainer.is_global_zero:
             self._predictions.mkdir(exist_ok=True)
+            write_scores(module.scores, self._predictions / SCORES)
             module.task.write_predictions("valid", module.scores, self._predictions)
+
+
+def write_scores(scores: Scores, path: Path) -> None:
+    """Writes a row of scores per example, in the order of the set."""
+    rows = [json.dumps({"example": i, "scores": row.tolist()}) for i, row in enumerate(scores)]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -24,9 +24,6 @@ METRICS = "metrics.json"
 # what the run decides; all else is as the model was saved
 _OF_THE_RUN = (
     "task",
-    "micro_batch_size",
-    "global_batch_size",
-    "eval_batch_size",
     "tensor_model_parallel_size",
     "pipeline_model_parallel_size",
     "virtual_pipeline_model_parallel_size",
@@ -86,6 +83,10 @@ def _as_saved(cfg: DictConfig) -> DictConfig:
     with open_dict(own), open_dict(saved):
         for name in _OF_THE_RUN:
             saved[name] = own.model.get(name)
+        saved.eval_batch_size = own.model.get("eval_batch_size") or own.model.micro_batch_size
+        # no training: any batch that the layout can divide
+        saved.micro_batch_size = 1
+        saved.global_batch_size = int(own.trainer.devices) * int(own.trainer.num_nodes)
         own.model = saved
         own.trainer.max_steps = own.trainer.val_check_interval = 1  # there are none
         own.trainer.limit_val_batches = 1.0
@@ -117,8 +118,7 @@ def _generate(model: Any, cfg: DictConfig, folder: Path) -> dict[str, float]:
     ranks = parallel_state.get_data_parallel_world_size()
     mine = range(rank, len(prompts), ranks)
     first = torch.distributed.get_rank() == 0
-    size = int(cfg.model.get("eval_batch_size") or cfg.model.micro_batch_size)
-    generator = Generator(model.glm, model.tokenizer, batch_size=size)
+    generator = Generator(model.glm, model.tokenizer, int(model.cfg.eval_batch_size))
     with tqdm(total=len(mine), desc="generating", disable=not first) as bar:
         made = generator.generate(
             [prompts[i] for i in mine], task.generation, lambda n: bar.update(n - bar.n)

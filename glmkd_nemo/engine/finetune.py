@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from glmkd_nemo.checkpoint.archive import check_archive, read_nemo_config
 from glmkd_nemo.checkpoint.nemo import check_writable
 from glmkd_nemo.engine import train
-from glmkd_nemo.engine.best import NAME, BestOnDev
+from glmkd_nemo.engine.best import NAME, SCORES, BestOnDev, write_scores
 from glmkd_nemo.engine.callbacks import ProgressLine, StopWithCheckpoint
 from glmkd_nemo.engine.trainer import build_trainer
 from glmkd_nemo.report.run import write_run_page
@@ -176,6 +176,7 @@ def _predict_test(
     if trainer.is_global_zero:
         place = folder / "predictions_test"
         place.mkdir(exist_ok=True)
+        write_scores(scores, place / SCORES)
         written = model.task.write_predictions("test", scores, place)
         _say(" ".join(["test:", *(str(path) for path in written), str(metrics or "")]))
     return {

@@ -149,10 +149,15 @@ class PooledHead(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size, dtype=config.params_dtype)
         self.dropout = nn.Dropout(head.dropout)
         self.classifier = nn.Linear(config.hidden_size, head.num_classes, dtype=config.params_dtype)
+        self._init = config.init_method
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws new weights."""
         for layer in (self.pooler, self.classifier):
-            with torch.no_grad():
-                config.init_method(layer.weight)
-                layer.bias.zero_()
+            self._init(layer.weight)
+            layer.bias.zero_()
 
     def forward(self, h_sbh: Tensor, logits: Logits, task: TaskBatch, sep: Tensor) -> Tensor:
         """Classifies.

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from glmkd_nemo.data.epochs import Epochs
 from glmkd_nemo.engine import data_feed, evaluation, schedule
 from glmkd_nemo.models.distill_modelpt import GLMDistillModelPT
-from glmkd_nemo.models.heads import HeadConfig
+from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.heads import HeadConfig, PooledHead
 from glmkd_nemo.models.modelpt import Batch
 from glmkd_nemo.tasks.registry import build_task, over_tokens
 from glmkd_nemo.tasks.task import Scores
@@ -36,6 +38,8 @@ class GLMTaskModelPT(GLMDistillModelPT):
         ValueError: as its base class, and for a task that cannot be had.
     """
 
+    may_be_new = ("head.",)  # a pre-trained model has no classifier
+
     def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
         super().__init__(_with_labels(cfg), trainer)
         self.task = build_task(self.cfg.task, self.tokenizer)
@@ -47,6 +51,15 @@ class GLMTaskModelPT(GLMDistillModelPT):
     def head(self) -> HeadConfig | None:
         """The task's head."""
         return self.task.head
+
+    def build_model(self) -> GLMModel:
+        """Also draws a new classifier, the same at every pipeline size."""
+        model = super().build_model()
+        if isinstance(model.head, PooledHead):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                model.head.reset_parameters()
+        return model
 
     def export_config(self) -> DictConfig:
         """The configuration for a ``.nemo``: it names a head that has parameters."""

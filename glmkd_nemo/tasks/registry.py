@@ -61,7 +61,7 @@ def build_task(cfg: Any, tokenizer: Any) -> Task:
         raise ValueError(f"no task is chosen: write task=NAME, one of {_listed()}")
     name = str(section["name"])
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(_config_class(name)), dict(section))
+        typed: Any = OmegaConf.merge(OmegaConf.structured(_config_class(name)), dict(section))
         options = {key: typed[key] for key in task_fields(name)}
     except OmegaConfBaseException as error:
         raise ValueError(f"task {name}: {str(error).splitlines()[0]}") from error
