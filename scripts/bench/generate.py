@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def seconds(
     return best, [row.ids for row in made]
 
 
-def measure(size: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Rows of the table of one size."""
-    glm, found = model(size), []
+    glm = model(size)
     for batch in args.batch:
         words = torch.randint(10, VOCAB, (batch, args.context)).tolist()
         prompts = [[1, *row, 2, 0] for row in words]
