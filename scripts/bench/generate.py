@@ -81,16 +81,9 @@ def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 spent, made = seconds(generator, prompts, config, args.repeat)
                 rates.append(batch * args.new / spent)
                 texts.append(made)
-            row: dict[str, Any] = {
-                "size": size,
-                "batch": batch,
-                "search": name,
-                "equal": texts[0] == texts[1],
-            }
-            found.append(
-                row | {"cached": rates[0], "whole": rates[1], "ratio": rates[0] / rates[1]}
-            )
-    return found
+            row: dict[str, Any] = {"size": size, "batch": batch, "search": name}
+            row |= {"cached": rates[0], "whole": rates[1], "ratio": rates[0] / rates[1]}
+            yield row | {"equal": texts[0] == texts[1]}
 
 
 def start_engine(threads: int) -> None:
