@@ -28,6 +28,7 @@ class FinetuneSchema(PretrainSchema):
 
     Attributes:
         task: ``name`` of the task, and its options.
+        data_root: where the tasks' folders are.
         epochs: passes over the training examples; ``trainer.max_steps`` counts instead if set.
         evaluate_every_epochs: ``trainer.val_check_interval`` counts steps instead if set.
         evaluate_first: evaluate before the first step too.
@@ -37,6 +38,7 @@ class FinetuneSchema(PretrainSchema):
     """
 
     task: dict[str, Any] = field(default_factory=dict)
+    data_root: str = "data/superglue"
     epochs: float = 10
     evaluate_every_epochs: float = 1
     evaluate_first: bool = True

@@ -68,6 +68,7 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
         place = folder / f"{number}_{stage.name}"
         with open_dict(own):
             own.restore_from_path, own.stages = before, []
+            own.evaluate_test = bool(cfg.evaluate_test) and number == len(planned)
             own.exp_manager.explicit_log_dir = str(place)
         _say(f"stage {number} of {len(planned)}: {stage.name}")
         if code := _stage(own, place):
