@@ -41,8 +41,8 @@ def replay_features(paths: list[str], vocabulary: str | None = None) -> int:
 
     Args:
         paths: of the files.
-        vocabulary: vocab.txt that they were made with; ``None``: ``bert-base-uncased-vocab.txt`` in
-            a folder ``data`` beside or above the first file.
+        vocabulary: vocab.txt that they were made with; ``None``: ``bert-base-uncased-vocab.txt``,
+            looked for above the first file and above the working directory, in ``data`` too.
 
     Returns:
         How many files are not equal.
@@ -65,9 +65,10 @@ def replay_features(paths: list[str], vocabulary: str | None = None) -> int:
 
 def _tokenizer(path: Path, vocabulary: str | None) -> GLMTokenizer:
     if vocabulary is None:
-        above = path.resolve().parents
-        found = [p for up in above for p in (up / VOCABULARY, up / "data" / VOCABULARY)]
-        file = next((p for p in found if p.is_file()), None)
+        here = Path.cwd()
+        around = [*path.resolve().parents, here, *here.parents]
+        places = [up / folder for up in around for folder in (".", "data", "shared/data")]
+        file = next((p / VOCABULARY for p in places if (p / VOCABULARY).is_file()), None)
         if file is None:
             raise ValueError(f"no {VOCABULARY} near {path}: give it with --vocab")
         vocabulary = str(file)

@@ -64,7 +64,10 @@ def test_faults_are_named_one_line_each(shared: Path, capsys: pytest.CaptureFixt
     assert total == "1 feature files equal, 3 not"
 
 
-def test_a_vocabulary_is_found_or_asked_for(shared: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_vocabulary_is_found_or_asked_for(
+    shared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(shared)
     file = shared / "golden" / "data" / "superglue" / f"{NAME}.json"
     vocabulary = (shared / "data" / VOCABULARY).rename(shared / "words.txt")
     assert run_files(file) == 1

@@ -66,7 +66,7 @@ def build_feature(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenize
     """The arrays of an example.
 
     Raises:
-        ValueError: the example does not fit into ``cfg.seq_length`` however short its passage is,
+        ValueError: the example does not fit into ``cfg.seq_length`` however short its texts are,
             or a verbalizer is not one token of the vocabulary.
     """
     try:
@@ -231,7 +231,9 @@ def _stacked(sequences: Sequence[GLMSequence]) -> tuple[Ids, Ids, Ids]:
 
 def _known(example: Example, cfg: SuperGLUEConfig) -> tuple[int, str]:
     """``label`` and ``uid``."""
-    if cfg.task == "wsc" and cfg.cloze and example.guid.startswith("train-"):
-        return 0, example.guid  # the span comes before the wrong candidates
+    kind = example.guid.partition("-")[0]
+    # scored WSC is trained on true rows, where the span comes before the wrong candidates
+    if kind == "unlabeled" or (cfg.task == "wsc" and cfg.cloze and kind == "train"):
+        return 0, example.guid
     labels = LABELS[cfg.task]
     return labels.index(example.label) if example.label is not None else 0, example.guid

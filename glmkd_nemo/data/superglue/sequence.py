@@ -43,25 +43,32 @@ def shorten(segments: Sequence[Parts], excess: int) -> list[int]:
     """Ids of the segments, `excess` tokens fewer.
 
     Tokens are taken one by one from the end of the last shortenable part that has any left, of
-    whichever segment has more of them; of the second one if they have as many.
+    whichever segment has more of them; of the second one if they have as many. When none is left
+    (where the reference stops with an error), the longest part gives way, down to one token.
 
     Raises:
-        ValueError: nothing is left to be shortened.
+        ValueError: nothing is left to be taken.
     """
     lengths = [[len(ids) for ids, _ in parts] for parts in segments]
-    places = [[i for i, (_, short) in enumerate(parts) if short] for parts in segments]
     for _ in range(excess):
-        left = [sum(own[i] for i in at) for own, at in zip(lengths, places, strict=True)]
-        longest = max(left)
-        if longest == 0:
-            raise ValueError("the question does not fit however short its texts: raise seq_length")
-        side = len(left) - 1 - left[::-1].index(longest)
-        last = max(i for i in places[side] if lengths[side][i])
-        lengths[side][last] -= 1
-    kept = zip(segments, lengths, strict=True)
+        left = [
+            [n if short else 0 for n, (_, short) in zip(own, parts, strict=True)]
+            for own, parts in zip(lengths, segments, strict=True)
+        ]
+        sums = [sum(own) for own in left]
+        side = len(sums) - 1 - sums[::-1].index(max(sums))
+        if sums[side]:
+            part = max(i for i, n in enumerate(left[side]) if n)
+        else:
+            longest, side, part = max(
+                (n, i, j) for i, own in enumerate(lengths) for j, n in enumerate(own)
+            )
+            if longest < 2:
+                raise ValueError("it does not fit however short its texts are: raise seq_length")
+        lengths[side][part] -= 1
     return [
         token
-        for parts, own in kept
+        for parts, own in zip(segments, lengths, strict=True)
         for (ids, _), n in zip(parts, own, strict=True)
         for token in ids[:n]
     ]

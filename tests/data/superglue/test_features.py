@@ -76,6 +76,14 @@ def test_the_longer_segment_is_shortened_and_the_second_of_equals():
         shorten([a, b], 6)
 
 
+def test_parts_that_should_stay_give_way_last():
+    a, b = [([1, 2], True), ([3, 4, 5], False)], [([6, 7], False)]
+    assert shorten([a, b], 3) == [3, 4, 6, 7]
+    assert shorten([a, b], 5) == [3, 6]
+    with pytest.raises(ValueError, match="raise seq_length"):
+        shorten([a, b], 6)
+
+
 def test_an_example_that_cannot_fit_is_named(tmp_path: Path, bert: GLMTokenizer):
     file = tmp_path / "train.jsonl"
     row = {"premise": "a b", "choice1": "no " * 20, "choice2": "yes", "question": "cause"}
