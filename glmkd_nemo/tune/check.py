@@ -14,7 +14,7 @@ from glmkd_nemo.config.overrides import check_overrides
 from glmkd_nemo.config.run import aggregator_fields, open_sections, task_fields, term_fields
 from glmkd_nemo.config.strict import ConfigError, check
 from glmkd_nemo.tune.plan import Cell
-from glmkd_nemo.tune.settings import CONF
+from glmkd_nemo.tune.settings import CONF, TuneSettings
 from glmkd_nemo.tune.spelling import spell
 from glmkd_nemo.tune.sweep import interval
 
@@ -33,7 +33,8 @@ def check_cells(cells: Iterable[Cell], search: bool) -> None:
     """
     problems: dict[str, None] = {}
     for cell in cells:
-        given = {"task": cell.task, **cell.base}
+        own = TuneSettings(patience=1).early_stopping
+        given = {"task": cell.task} | {k: v for k, v in cell.base.items() if k not in own}
         choices = {key: _choices(key, value, search) for key, value in cell.space.items()}
         try:
             every = [_spelled(key, value) for key, values in choices.items() for value in values]

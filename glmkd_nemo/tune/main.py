@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from glmkd_nemo.demo.terminal import print_line
-from glmkd_nemo.tune import report, sweep
+from glmkd_nemo.tune import report, study, sweep
 from glmkd_nemo.tune.check import check_cells
 from glmkd_nemo.tune.locks import try_lock
 from glmkd_nemo.tune.plan import Cell, Configuration, cells, waves
@@ -135,9 +135,11 @@ class Tuning:
                 with Progress(self.root, len(runs), print_line):
                     sweep.enumerate_runs(self.settings, self.runner, runs)
             return
-        total = self.settings.trials * len(self.settings.seeds) * len(wave)
-        print_line(f"{len(wave)} searches of {self.settings.trials} trials; {self.out}")
-        with Progress(self.root, total, print_line):
+        before = sum(study.take_up(cell, self.out).complete for cell in wave)
+        trials = self.settings.trials * len(wave)
+        print_line(f"{trials} trials, {before} of them done before; {self.out}")
+        left = max(trials - before, 0) * len(self.settings.seeds)
+        with Progress(self.root, left, print_line):
             for cell in wave:
                 sweep.search(self.settings, self.runner, cell)
 

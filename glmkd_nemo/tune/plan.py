@@ -120,7 +120,7 @@ def cells(settings: TuneSettings) -> list[Cell]:
         own = settings.per_task.get(task, TaskSection())
         space = {k: v for k, v in settings.space.items() if k not in own.overrides} | own.space
         for method, overrides in settings.methods.items():
-            base = {**settings.overrides, **own.overrides, **overrides}
+            base = {**settings.early_stopping, **settings.overrides, **own.overrides, **overrides}
             tuned = {k: v for k, v in space.items() if k not in overrides}
             base = {k: _filled(v, "{task}", task) for k, v in base.items() if k not in tuned}
             found.append(Cell(task, method, base, tuned))

@@ -77,9 +77,9 @@ def overview(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
             row.append(_score(tried) if tried else "")
             if tried and not tried.any_result.lower_is_better:
                 values.append(tried.mean)
-        whole = len(values) == len(tasks) and len(tasks) > 1
-        rows.append([*row, f"{100 * fmean(values):.2f}" if whole else ""])
-    return ["method", *tasks, "average"], rows
+        average = [f"{100 * fmean(values):.2f}" if len(values) == len(tasks) else ""]
+        rows.append([*row, *average] if len(tasks) > 1 else row)
+    return ["method", *tasks, *(["average"] if len(tasks) > 1 else [])], rows
 
 
 def _score(tried: Tried) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 
 from glmkd_nemo.tune.locks import POLL_SECONDS, Stopped, locked, one_of
 from glmkd_nemo.tune.plan import Cell, Configuration
@@ -93,8 +94,12 @@ class Runner:
             configuration.task, configuration.method, configuration.base, configuration.values
         )
         ranked = ranking(self.root, configurations(self.root, cell), self.seeds)
-        own = [t.score for t in ranked if t.configuration.key == configuration.key]
-        behind = max((t.score for t in ranked), default=0.0) - own[0] if own else 0.0
+        own = next((t for t in ranked if t.configuration.key == configuration.key), None)
+        if own is None:
+            return ""
+        like = [t for t in ranked if own.results.keys() <= t.results.keys()]  # on the same seeds
+        best = max(fmean(t.results[s].score for s in own.results) for t in like)
+        behind = best - own.score
         return f"{behind:.4g} below the best" if behind > self.hopeless else ""
 
     def _finetune(self, configuration: Configuration, seed: int, folder: Path, lock: int) -> Result:

@@ -39,12 +39,24 @@ class TuneSettings:
     per_task: dict[str, TaskSection] = field(default_factory=dict)
     trials: int | None = None
     sampler: str = "tpe"
+    patience: int | None = None
     hopeless: float | None = None
     gpus: list[Any] | None = None
     jobs: int | None = None
     launcher: str = "joblib"
     launcher_options: dict[str, Any] = field(default_factory=dict)
     command: list[str] | None = None
+
+    @property
+    def early_stopping(self) -> dict[str, Any]:
+        """Overrides of a run that stops early: NeMo's experiment manager does it."""
+        if self.patience is None:
+            return {}
+        watched = {"monitor": "val_score", "mode": "max", "min_delta": 0.0}
+        params = {**watched, "patience": self.patience}
+        section = "exp_manager.early_stopping_callback_params"
+        given = {f"{section}.{key}": value for key, value in params.items()}
+        return {"exp_manager.create_early_stopping_callback": True, **given}
 
     @property
     def at_a_time(self) -> int:
@@ -119,7 +131,7 @@ def _normalize(settings: TuneSettings) -> None:
         for name in ("tasks", "methods", "seeds")
         if not getattr(settings, name)
     ]
-    for name in ("trials", "jobs"):
+    for name in ("trials", "jobs", "patience"):
         if getattr(settings, name) is not None and getattr(settings, name) < 1:
             problems.append(f"{name} must be at least 1")
     for name in ("tasks", "seeds"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -152,11 +153,13 @@ def _multirun(task: TaskFunction, overrides: list[str]) -> None:
         try:
             hydra.main(version_base="1.3", config_path=None)(task)()
         except HydraException as error:
-            said = str(error).partition("Config search path")[0].strip()
+            said = re.split("Config search path|To append", str(error))[0].strip()
             raise ConfigError(f"launcher, launcher_options or sampler: {said}") from error
         except ValueError as error:  # the sweeper wants a best trial, and there is none
             if "No trials are completed" not in str(error):
                 raise
+        finally:
+            GlobalHydra.instance().clear()
 
 
 @contextmanager

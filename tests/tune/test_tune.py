@@ -43,9 +43,8 @@ def test_a_killed_sweep_goes_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]
 
     assert sweep("overrides.epochs=0.3") == 0
     assert len(sweep.noted("done")) == len(set(sweep.folders("done"))) == 16
-    again = set(sweep.folders("start")[before:])
-    assert len(sweep.folders("start")) - len(set(sweep.folders("start"))) <= 2  # those in flight
-    assert len(again) >= 16 - before - 2
+    started = sweep.folders("start")
+    assert len(started) - len(set(started)) <= 2  # those that were being run
 
     assert sweep("overrides.epochs=0.3") == 0
     assert len(sweep.noted("done")) == 16
@@ -135,7 +134,8 @@ def test_a_search_goes_on_where_it_stopped(sweep: Sweep) -> None:
     import optuna
 
     half_done = optuna.load_study(study_name=study.name(cell), storage=study.storage(sweep.out))
-    trial = half_done.ask({"+point.model.optim.lr": optuna.distributions.UniformDistribution(0, 1)})
+    interval = optuna.distributions.UniformDistribution(1e-6, 1e-4)
+    trial = half_done.ask({"+point.model.optim.lr": interval})
     assert sweep(*changes, "trials=4") == 0
     rates = [float(row["model.optim.lr"]) for row in sweep.noted("start")]
     assert len(rates) == 8
@@ -157,7 +157,7 @@ def test_a_search_goes_on_where_it_stopped(sweep: Sweep) -> None:
         ("tasks=[rt]", "task=rt is unknown; did you mean rte?"),
         ("space={model.optim.lr: 'interval(1e-5,1e-4)'}", "give trials=20"),
         ("launcher=jobli", "Could not find 'hydra/launcher/jobli'"),
-        ("launcher_options.partition=gpu", "Key 'partition' not in 'BasicLauncherConf'"),
+        ("launcher_options.partition=gpu", "Could not override 'hydra.launcher.partition'"),
     ],
 )
 def test_mistakes_are_refused_before_anything_runs(
