@@ -10,6 +10,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from glmkd_nemo.engine.optimizer import NAMES, check_optimizer_name
@@ -136,8 +137,12 @@ def run(
 
     Returns:
         What the loss functions returned, per micro-batch; empty before the last stage.
+
+    Raises:
+        ValueError: a length that sequence parallelism cannot cut.
     """
     rows, length = micro_batches[0]["input_ids"].shape
+    _check_length(length, get_model_config(chunks[0]))
     results = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter(micro_batches),
@@ -148,6 +153,16 @@ def run(
         forward_only=forward_only,
     )
     return [row for row in results if isinstance(row, dict)]
+
+
+def _check_length(length: int, config: Any) -> None:
+    tp = int(config.tensor_model_parallel_size)
+    if config.sequence_parallel and length % tp:
+        raise ValueError(
+            f"sequences of {length} tokens cannot be cut for sequence parallelism over "
+            f"model.tensor_model_parallel_size={tp}: choose a length that is a multiple of it "
+            "(task.seq_length, model.encoder_seq_length), or model.sequence_parallel=false"
+        )
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
