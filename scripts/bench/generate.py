@@ -4,7 +4,8 @@
 
 Random weights of the sizes of conf/model, a vocabulary of 30,592, fp32; every blank is filled with
 exactly ``--new`` tokens. Both ways are timed in one sitting, one after the other, and must give the
-same tokens; the fastest of ``--repeat`` rounds counts. Asserts no speed.
+same tokens; the fastest of ``--repeat`` rounds counts. ``cpu`` is the ratio of processor time, which
+other programs on the machine change less. Asserts no speed.
 """
 
 from __future__ import annotations
@@ -51,14 +52,15 @@ def model(size: str) -> GLMModel:
 
 def seconds(
     generator: Generator, prompts: list[list[int]], config: GenerationConfig, repeat: int
-) -> tuple[float, list[list[int]]]:
-    """Least seconds of ``repeat`` rounds, and what was generated."""
-    best, made = float("inf"), []
+) -> tuple[float, float, list[list[int]]]:
+    """Least seconds and processor seconds of ``repeat`` rounds, and what was generated."""
+    best, busy, made = float("inf"), float("inf"), []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         made = generator.generate(prompts, config)
         best = min(best, time.perf_counter() - start)
-    return best, [row.ids for row in made]
+        busy = min(busy, time.process_time() - used)
+    return best, busy, [row.ids for row in made]
 
 
 def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -68,8 +70,9 @@ def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         words = torch.randint(10, VOCAB, (batch, args.context)).tolist()
         prompts = [[1, *row, 2, 0] for row in words]
         generator = Generator(glm, Ids(), batch)
+        generator.generate(prompts[:1], GenerationConfig(max_new_tokens=2))  # warms up
         for name, search in SEARCHES.items():
-            rates, texts = [], []
+            rates, busy, texts = [], [], []
             for cached in (True, False):
                 config = GenerationConfig(
                     max_new_tokens=args.new,
@@ -78,12 +81,13 @@ def measure(size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     use_cache=cached,
                     **search,
                 )
-                spent, made = seconds(generator, prompts, config, args.repeat)
+                spent, used, made = seconds(generator, prompts, config, args.repeat)
                 rates.append(batch * args.new / spent)
+                busy.append(used)
                 texts.append(made)
             row: dict[str, Any] = {"size": size, "batch": batch, "search": name}
             row |= {"cached": rates[0], "whole": rates[1], "ratio": rates[0] / rates[1]}
-            yield row | {"equal": texts[0] == texts[1]}
+            yield row | {"cpu_ratio": busy[1] / busy[0], "equal": texts[0] == texts[1]}
 
 
 def start_engine(threads: int) -> None:
@@ -111,13 +115,17 @@ def main() -> None:
     start_engine(args.threads)
     if not args.json:
         print(f"{args.threads} threads, {args.context} + {args.new} tokens; tokens per second")
-        print(f"{'size':8s}{'batch':>6s} {'search':10s}{'cached':>9s}{'whole':>9s}{'ratio':>7s}")
+        print(
+            f"{'size':8s}{'batch':>6s} {'search':10s}{'cached':>9s}{'whole':>9s}{'ratio':>7s}{'cpu':>7s}"
+        )
     for size in args.sizes:
         for row in measure(size, args):
             if args.json:
                 print(json.dumps(row), flush=True)
                 continue
-            rates = f"{row['cached']:9.1f}{row['whole']:9.1f}{row['ratio']:7.2f}"
+            rates = (
+                f"{row['cached']:9.1f}{row['whole']:9.1f}{row['ratio']:7.2f}{row['cpu_ratio']:7.2f}"
+            )
             note = "" if row["equal"] else "  (texts differ)"
             print(f"{size:8s}{row['batch']:6d} {row['search']:10s}{rates}{note}", flush=True)
 
