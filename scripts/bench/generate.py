@@ -4,8 +4,8 @@
 
 Random weights of the sizes of conf/model, a vocabulary of 30,592, fp32; every blank is filled with
 exactly ``--new`` tokens. Both ways are timed in one sitting, one after the other, and must give the
-same tokens; the fastest of ``--repeat`` rounds counts. ``cpu`` is the ratio of processor time, which
-other programs on the machine change less. Asserts no speed.
+same tokens; the fastest of ``--repeat`` rounds counts. ``cpu`` is the ratio of processor time,
+which other programs on the machine change less. Asserts no speed.
 """
 
 from __future__ import annotations
@@ -115,17 +115,15 @@ def main() -> None:
     start_engine(args.threads)
     if not args.json:
         print(f"{args.threads} threads, {args.context} + {args.new} tokens; tokens per second")
-        print(
-            f"{'size':8s}{'batch':>6s} {'search':10s}{'cached':>9s}{'whole':>9s}{'ratio':>7s}{'cpu':>7s}"
-        )
+        ratios = f"{'ratio':>7s}{'cpu':>7s}"
+        print(f"{'size':8s}{'batch':>6s} {'search':10s}{'cached':>9s}{'whole':>9s}{ratios}")
     for size in args.sizes:
         for row in measure(size, args):
             if args.json:
                 print(json.dumps(row), flush=True)
                 continue
-            rates = (
-                f"{row['cached']:9.1f}{row['whole']:9.1f}{row['ratio']:7.2f}{row['cpu_ratio']:7.2f}"
-            )
+            rates = f"{row['cached']:9.1f}{row['whole']:9.1f}"
+            rates += f"{row['ratio']:7.2f}{row['cpu_ratio']:7.2f}"
             note = "" if row["equal"] else "  (texts differ)"
             print(f"{size:8s}{row['batch']:6d} {row['search']:10s}{rates}{note}", flush=True)
 
