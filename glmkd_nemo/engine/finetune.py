@@ -108,6 +108,7 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
         "method": ", ".join(term["method"] for term in model.cfg.distill.terms.values()),
         "seed": int(cfg.model.seed),
         "main_metric": model.task.main_metric,
+        "lower_is_better": model.task.lower_is_better,
         "best": {"step": best.step, "metrics": best.metrics},
         "final": final,
         "history": best.history,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from glmkd_nemo.report import html
 from glmkd_nemo.tune.plan import Cell
@@ -64,22 +64,60 @@ def number(value: float, deviation: float | None, result: Result) -> str:
     return text if deviation is None else f"{text} ± {scale * deviation:.2f}"
 
 
-def overview(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: methods by tasks, the best configuration's mean and deviation over seeds."""
+def overview(sweep: Sweep, test: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: methods by tasks, the best configuration's mean and deviation over seeds.
+
+    The majority class has a row of its own, where runs tell what it gives.
+
+    Args:
+        sweep: what is known.
+        test: of the test set, by the weights and configurations that are best on dev.
+    """
     tasks = list(dict.fromkeys(cell.task for cell, _ in sweep.cells))
     methods = list(dict.fromkeys(cell.method for cell, _ in sweep.cells))
     best = {(cell.task, cell.method): ranked[0] for cell, ranked in sweep.cells if ranked}
     rows = []
     for method in methods:
-        row, values = [method], []
-        for task in tasks:
-            tried = best.get((task, method))
-            row.append(_score(tried) if tried else "")
-            if tried and not tried.any_result.lower_is_better:
-                values.append(tried.mean)
-        average = [f"{100 * fmean(values):.2f}" if len(values) == len(tasks) else ""]
-        rows.append([*row, *average] if len(tasks) > 1 else row)
+        tried = [best.get((task, method)) for task in tasks]
+        rows.append(_row(method, [_values_of(t, "test" if test else None) for t in tried], tried))
+    any_of = {task: tried for (task, _), tried in best.items()}
+    name = "test_majority" if test else "majority"
+    lots = [any_of.get(task) for task in tasks]
+    majority = _row("majority class", [_values_of(t, name)[:1] for t in lots], lots)
+    if any(majority[1:]):
+        rows.insert(0, majority)
     return ["method", *tasks, *(["average"] if len(tasks) > 1 else [])], rows
+
+
+def _values_of(tried: Tried | None, name: str | None) -> list[float]:
+    """One number per seed: the best on dev, or another one."""
+    results = list(tried.results.values()) if tried else []
+    if name is None:
+        return [result.value for result in results]
+    return [result.others[name] for result in results if name in result.others]
+
+
+def _row(head: str, values: list[list[float]], tried: list[Tried | None]) -> list[str]:
+    """Mean and deviation per task, and, of several tasks, the mean of shares."""
+    row, means = [head], []
+    for numbers, one in zip(values, tried, strict=True):
+        if not numbers or one is None:
+            row.append("")
+            continue
+        several = len(numbers) > 1
+        row.append(number(fmean(numbers), stdev(numbers) if several else None, one.any_result))
+        if not one.any_result.lower_is_better:
+            means.append(fmean(numbers))
+    if len(tried) == 1:
+        return row
+    return [*row, f"{100 * fmean(means):.2f}" if len(means) == len(tried) else ""]
+
+
+def has_test(sweep: Sweep) -> bool:
+    """Whether any run was measured on a test set."""
+    return any(
+        "test" in r.others for _, ranked in sweep.cells for t in ranked for r in t.results.values()
+    )
 
 
 def _score(tried: Tried) -> str:
@@ -146,7 +184,10 @@ def write(sweep: Sweep, out: Path, facts: dict[str, str]) -> None:
     left_out = [[note.key, note.reason] for note in sweep.not_run if not note.failed]
     best = html.table([*BEST_HEAD, *keys(sweep)], best_rows(sweep), WORDS)
     tried = html.table([*TRIED_HEAD, *keys(sweep)], tried_rows(sweep), WORDS)
-    body = [html.table(head, rows, 1), html.heading("Best configurations"), _wide(best)]
+    body = [html.table(head, rows, 1)]
+    if has_test(sweep):
+        body += [html.heading("The same on the test set"), html.table(*overview(sweep, True), 1)]
+    body += [html.heading("Best configurations"), _wide(best)]
     if failed:
         body += [html.heading("Failed"), html.table(["run", "reason", "log"], failed, WORDS)]
     if left_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Result:
         step: optimizer step that it was measured at.
         metrics: all metrics of that step.
         seconds: of the run.
+        others: the main metric of ``majority``, of the ``test`` set by the best weights, and of
+            ``test_majority``: what there is of them.
     """
 
     metric: str
@@ -32,6 +34,7 @@ class Result:
     step: int
     metrics: dict[str, float]
     seconds: float
+    others: dict[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -109,9 +112,20 @@ def read_result(folder: Path) -> Result | None:
         numbers = {str(name): float(value) for name, value in best["metrics"].items()}
         lower = bool(found.get("lower_is_better", False))
         step, seconds = int(best["step"]), float(found.get("seconds", 0.0))
-        return Result(metric, numbers[metric], lower, step, numbers, seconds)
+        others = _others(found, metric)
+        return Result(metric, numbers[metric], lower, step, numbers, seconds, others)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: no result of a fine-tuning ({error!r}); remove it") from error
+
+
+def _others(found: dict[str, Any], metric: str) -> dict[str, float]:
+    test = found.get("test") or {}
+    places = {
+        "majority": found.get("baseline"),
+        "test": test.get("metrics"),
+        "test_majority": test.get("baseline"),
+    }
+    return {name: float(metrics[metric]) for name, metrics in places.items() if metrics}
 
 
 def read_not_run(root: Path, folder: Path) -> NotRun | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from glmkd_nemo.tune.report import Sweep, best_rows, keys, overview
+from glmkd_nemo.tune.report import Sweep, best_rows, has_test, keys, overview
 
 
 def print_tables(sweep: Sweep, page: Path) -> None:
@@ -15,6 +15,9 @@ def print_tables(sweep: Sweep, page: Path) -> None:
     console = Console()
     head, rows = overview(sweep)
     _print(console, head, rows, 1)
+    if has_test(sweep):
+        console.print("\nTest set, by the weights that are best on dev:", highlight=False)
+        _print(console, *overview(sweep, test=True), 1)
     chosen = [[row[0], row[1], row[4], *row[7:]] for row in best_rows(sweep)]
     _print(console, ["task", "method", "seeds", *keys(sweep)], chosen, 2)
     for note in sweep.not_run:
