@@ -35,6 +35,8 @@ class KeyValueCache(StaticInferenceContext):
         max_new_tokens: room for generated tokens, the start token included.
     """
 
+    is_compileable = False  # asked for by transformers
+
     def __init__(self, model: GLMModel, prefixes: Prefixes, beams: int, max_new_tokens: int):
         count, self.width = prefixes.ids.shape
         super().__init__(count, self.width + max_new_tokens)
@@ -65,8 +67,6 @@ class KeyValueCache(StaticInferenceContext):
     def get_seq_length(self, *ignored: Any) -> int:
         """None of the ids that transformers knows of are in the prefix."""
         return 0
-
-    is_compileable = False
 
 
 def cached_step(model: GLMModel, prefixes: Prefixes, cache: KeyValueCache, ids: Tensor) -> Tensor:
