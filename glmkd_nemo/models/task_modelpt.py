@@ -43,6 +43,7 @@ class GLMTaskModelPT(GLMDistillModelPT):
     def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
         super().__init__(_with_labels(cfg), trainer)
         self.task = build_task(self.cfg.task, self.tokenizer)
+        self.task.check_positions(int(self.cfg.max_position_embeddings))
         self.split = "valid"
         self.scores: Scores = []
         self.metrics: dict[str, float] = {}

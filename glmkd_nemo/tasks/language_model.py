@@ -32,7 +32,7 @@ class LambadaTask(Task):
     main_metric = "accuracy"
 
     def __init__(self, cfg: LanguageModelConfig, tokenizer: GLMTokenizer) -> None:
-        self.name = cfg.name
+        self.name, self.positions = cfg.name, cfg.seq_length
         self._read = functools.cache(lambda split: Lambada(cfg, split, tokenizer))
 
     def dataset(self, split: str) -> Lambada:
@@ -80,7 +80,7 @@ class PerplexityTask(Task):
     lower_is_better = True
 
     def __init__(self, cfg: PerplexityConfig, tokenizer: GLMTokenizer) -> None:
-        self.name = cfg.name
+        self.name, self.positions = cfg.name, cfg.seq_length
         self._read = functools.cache(lambda split: Windows(cfg, split, tokenizer))
 
     def dataset(self, split: str) -> Windows:

@@ -40,6 +40,7 @@ class GenerationTask(Task):
 
     def __init__(self, cfg: Seq2SeqConfig, tokenizer: GLMTokenizer) -> None:
         self.name, self.cfg, self.tokenizer = cfg.name, cfg, tokenizer
+        self.positions = max(cfg.max_src_length, cfg.max_tgt_length)
         self.generation = GenerationConfig(
             max_new_tokens=cfg.max_tgt_length,
             min_new_tokens=cfg.min_tgt_length,

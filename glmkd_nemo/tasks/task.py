@@ -31,12 +31,27 @@ class Task(ABC):
         head: what stands on the models; ``None``: the objective is over tokens to be predicted.
         main_metric: the one that a checkpoint and a configuration are chosen by.
         lower_is_better: whether a smaller main metric is the better one (perplexity).
+        positions: most positions that an item may have; 0: not known.
     """
 
     name: str
     head: HeadConfig | None = None
     main_metric: str
     lower_is_better: bool = False
+    positions: int = 0
+
+    def check_positions(self, available: int) -> None:
+        """Refuses a model whose position tables are too small.
+
+        Raises:
+            ValueError: its ``max_position_embeddings`` is below :attr:`positions`.
+        """
+        if self.positions > available:
+            raise ValueError(
+                f"task {self.name} has sequences with up to {self.positions} positions, but the "
+                f"model has max_position_embeddings={available}: lower task.seq_length (or "
+                "task.max_src_length and task.max_tgt_length), or take another model."
+            )
 
     @abstractmethod
     def dataset(self, split: str) -> Sequence[Any]:

@@ -68,6 +68,12 @@ def test_metrics_of_probabilities(summaries: GenerationTask) -> None:
     assert summaries.lower_is_better
 
 
+def test_models_with_few_positions_are_refused(summaries: GenerationTask) -> None:
+    summaries.check_positions(12)
+    with pytest.raises(ValueError, match=r"up to 12 positions, .* max_position_embeddings=11: low"):
+        summaries.check_positions(11)
+
+
 def test_questions_have_bleu(tmp_path: Path, words: GLMTokenizer) -> None:
     qa = {"question": "who sat on the mat ?", "answers": [{"text": "cat"}]}
     articles = [{"paragraphs": [{"context": "the cat sat", "qas": [qa]}]}]
