@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone, not installed
 
-from glmkd_nemo.tune.main import main
-
 if __name__ == "__main__":  # workers import this file
+    from glmkd_nemo.tune.main import main
+
     sys.exit(main(sys.argv[1:]))

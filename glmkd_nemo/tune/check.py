@@ -22,7 +22,9 @@ _NEMO = "exp_manager"  # its schema is NeMo's: a slow import
 
 
 def check_cells(cells: Iterable[Cell], search: bool) -> None:
-    """Checks overrides as scripts/finetune.py would: its configuration is composed for each cell.
+    """Checks overrides as scripts/finetune.py would.
+
+    Its configuration is composed once for each task and for each method.
 
     Args:
         cells: all of them.
@@ -32,6 +34,7 @@ def check_cells(cells: Iterable[Cell], search: bool) -> None:
         ConfigError: one message with all problems.
     """
     problems: dict[str, None] = {}
+    tasks, methods, values_seen = set[str](), set[str](), set[str]()
     for cell in cells:
         own = TuneSettings(patience=1).early_stopping
         given = {"task": cell.task} | {k: v for k, v in cell.base.items() if k not in own}
@@ -39,11 +42,16 @@ def check_cells(cells: Iterable[Cell], search: bool) -> None:
         try:
             every = [_spelled(key, value) for key, values in choices.items() for value in values]
             _check_keys([*(_spelled(*item) for item in given.items()), *every])
-            first = {key: values[0] for key, values in choices.items()}
-            _check_composed([_spelled(*item) for item in (given | first).items()])
+            if cell.task not in tasks or cell.method not in methods:  # slow: not for all pairs
+                tasks.add(cell.task)
+                methods.add(cell.method)
+                first = {key: values[0] for key, values in choices.items()}
+                _check_composed([_spelled(*item) for item in (given | first).items()])
             for key, values in choices.items():
-                for value in values[1:]:
-                    _check_type(key, value)
+                for value in values:
+                    if _spelled(key, value) not in values_seen:
+                        values_seen.add(_spelled(key, value))
+                        _check_type(key, value)
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).splitlines())
     if problems:

@@ -127,21 +127,27 @@ class Tuning:
         return run_folder(seed_folder(self.root, best.configuration, best.best_seed))
 
     def _wave(self, wave: list[Cell]) -> None:
-        if self.settings.trials is None:
-            runs = [run for run in self._runs(wave) if self._is_open(*run)]
-            total = sum(len(cell.grid()) for cell in wave) * len(self.settings.seeds)
-            print_line(f"{total} runs, {total - len(runs)} of them done before; {self.out}")
-            if runs:
-                with Progress(self.root, len(runs), print_line):
-                    sweep.enumerate_runs(self.settings, self.runner, runs)
+        searched = [cell for cell in wave if self.settings.trials is not None and cell.space]
+        self._enumerate([cell for cell in wave if cell not in searched])
+        if self.settings.trials is None or not searched or self.runner.stop.exists():
             return
-        before = sum(study.take_up(cell, self.out).complete for cell in wave)
-        trials = self.settings.trials * len(wave)
+        before = sum(study.take_up(cell, self.out).complete for cell in searched)
+        trials = self.settings.trials * len(searched)
         print_line(f"{trials} trials, {before} of them done before; {self.out}")
         left = max(trials - before, 0) * len(self.settings.seeds)
         with Progress(self.root, left, print_line):
-            for cell in wave:
+            for cell in searched:
                 sweep.search(self.settings, self.runner, cell)
+
+    def _enumerate(self, found: list[Cell]) -> None:
+        every = self._runs(found)
+        runs = [run for run in every if self._is_open(*run)]
+        if every:
+            done = len(every) - len(runs)
+            print_line(f"{len(every)} runs, {done} of them done before; {self.out}")
+        if runs:
+            with Progress(self.root, len(runs), print_line):
+                sweep.enumerate_runs(self.settings, self.runner, runs)
 
     def _runs(self, wave: list[Cell]) -> list[tuple[Configuration, int]]:
         """Every configuration with its first seed before any with its second."""

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from glmkd_nemo.tune.results import NOT_RUN, RESULTS, read_not_run, read_result
 
-INTERVAL_SECONDS = 0.5
+INTERVAL_SECONDS = 1.0
 
 
 class Progress:

@@ -12,13 +12,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
-from glmkd_nemo.tune.locks import POLL_SECONDS, Stopped, locked, one_of
+from glmkd_nemo.tune.locks import Stopped, locked, one_of
 from glmkd_nemo.tune.plan import Cell, Configuration
 from glmkd_nemo.tune.results import (
     CONFIGURATION,
@@ -34,6 +35,7 @@ from glmkd_nemo.tune.results import (
 )
 from glmkd_nemo.tune.spelling import spell
 
+LONGEST_POLL_SECONDS = 0.5
 _HEADER = "# started "
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
@@ -143,13 +145,14 @@ class Runner:
                 start_new_session=True,
                 preexec_fn=_ends_with_parent(),
             )
-        asked = False
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return child.wait(POLL_SECONDS)
+        asked, delay = False, 0.02
+        while (code := child.poll()) is None:
             if not asked and self.stop.exists():
                 child.send_signal(signal.SIGINT)
                 asked = True
+            time.sleep(delay)
+            delay = min(2 * delay, LONGEST_POLL_SECONDS)
+        return code
 
 
 def arguments(configuration: Configuration, seed: int, folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +33,15 @@ def name(cell: Cell) -> str:
     return f"{cell.task}/{cell.method}/{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def take_up(cell: Cell, out: Path) -> Progress:
-    """How far the study is; what a killed sweep was at is what is tried first."""
+def take_up(cell: Cell, out: Path, again_from: int = sys.maxsize) -> Progress:
+    """How far the study is; what a killed sweep was at is what is tried first.
+
+    Args:
+        cell: of the study.
+        out: folder of the sweep.
+        again_from: failed trials with this number or a later one are tried again too: those that
+            were stopped.
+    """
     import optuna
     from optuna.trial import TrialState
 
@@ -42,9 +50,12 @@ def take_up(cell: Cell, out: Path) -> Progress:
             study_name=name(cell), storage=storage(out), direction="maximize", load_if_exists=True
         )
         trials = study.get_trials(deepcopy=False)
-        for trial in (t for t in trials if t.state == TrialState.RUNNING):
-            study.enqueue_trial(trial.params)  # before it is given up: a kill here loses nothing
-            study.tell(trial.number, state=TrialState.FAIL)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                study.enqueue_trial(trial.params)  # first: a kill after it loses nothing
+                study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.state == TrialState.FAIL and trial.number >= again_from:
+                study.enqueue_trial(trial.params)
     complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
     return Progress(complete, len(trials))
 

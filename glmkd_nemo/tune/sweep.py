@@ -78,7 +78,9 @@ def search(settings: TuneSettings, runner: Runner, cell: Cell) -> None:
         overrides += [f"hydra.sweeper.{key}={spell(value)}" for key, value in sweeper.items()]
         overrides += [f"+point.{key}={interval(value)}" for key, value in cell.space.items()]
         _multirun(_trial(runner, cell), overrides)
-        if study.take_up(cell, out).complete == progress.complete:
+        if runner.stop.exists():
+            study.take_up(cell, out, again_from=progress.asked)
+        elif study.take_up(cell, out).complete == progress.complete:
             return  # nothing but failures: more of them would not help
 
 

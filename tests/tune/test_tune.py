@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,25 +18,35 @@ from glmkd_nemo.tune.plan import cells
 from glmkd_nemo.tune.settings import load_settings
 from tests.tune.conftest import Sweep
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tune.py"
 
-
-def wait_until(sweep: Sweep, what: str, count: int, seconds: float = 150) -> None:
+def wait_until(sweep: Sweep, what: str, count: int, seconds: float = 1500) -> None:
     end = time.monotonic() + seconds
     while len(sweep.noted(what)) < count:
         assert time.monotonic() < end, f"{len(sweep.noted(what))} {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
-def test_a_killed_sweep_goes_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def in_a_session_of_its_own(arguments: list[str]) -> None:
+    os.setsid()
+    sys.exit(tune_main.main(arguments))
+
+
+@pytest.mark.timeout(1800)  # two workers import torch: slow on a busy machine
+def test_a_killed_sweep_goes_on(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """16 runs, two at a time by joblib, killed in the middle: none is lost, none is done twice."""
-    arguments = [*sweep.arguments, "overrides.epochs=0.3"]
-    command = [sys.executable, str(SCRIPT), *arguments, "jobs=2", "gpus=[971,972]"]
-    killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
-    wait_until(sweep, "done", 5)
-    os.killpg(killed.pid, signal.SIGKILL)
-    printed = killed.communicate()[0].decode()
-    assert "16 runs, 0 of them done before" in printed
+    monkeypatch.setattr(tune_main, "check_cells", lambda cells, search: None)  # quicker
+    arguments = [*sweep.arguments, "overrides.epochs=0.3", "jobs=2", "gpus=[971,972]"]
+    context = multiprocessing.get_context("fork")  # has imported everything
+    killed = context.Process(target=in_a_session_of_its_own, args=(arguments,))
+    killed.start()
+    assert killed.pid is not None
+    try:
+        wait_until(sweep, "done", 5)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)  # its workers too
+        killed.join()
     assert {row["gpu"] for row in sweep.noted("start")} == {"971", "972"}
     before = len(sweep.noted("done"))
     assert 5 <= before < 16
@@ -101,6 +111,22 @@ def test_ctrl_c_ends_runs_and_keeps_the_state(
     assert "the same command goes on" in capsys.readouterr().out
     assert sweep(*changes, "overrides.epochs=0.5") == 0
     assert len(sweep.noted("done")) == len(set(sweep.folders("done"))) == 4
+
+
+def test_a_stopped_trial_is_taken_up_again(sweep: Sweep) -> None:
+    changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: 'interval(1e-6,1e-4)'}"]
+    changes += ["trials=2", "overrides.epochs=0.5"]
+
+    def interrupt() -> None:
+        wait_until(sweep, "start", 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert sweep(*changes) == tune_main.STOPPED
+    assert len(sweep.noted("done")) == 1  # of the first trial's two seeds
+    assert sweep(*changes) == 0
+    assert len(sweep.noted("done")) == len(set(sweep.folders("done"))) == 4
+    assert len({row["model.optim.lr"] for row in sweep.noted("start")}) == 2
 
 
 def test_hopeless_configurations_are_left_out(sweep: Sweep) -> None:
