@@ -24,11 +24,10 @@ def write_run_page(outcome: Mapping[str, Any], path: Path) -> None:
         outcome: what ``results.json`` holds.
         path: the page.
     """
-    best, final = outcome["best"], outcome["final"]
-    names = list(best["metrics"])
+    names = list(outcome["best"]["metrics"])
     rows = [
-        [label, str(row["step"]), *(f"{row['metrics'][name]:.4f}" for name in names)]
-        for label, row in (("best", best), ("last", final))
+        [label, step, *(f"{metrics[name]:.4f}" if name in metrics else "" for name in names)]
+        for label, step, metrics in _evaluations(outcome)
     ]
     body = [
         html.table(["evaluation", "step", *names], rows, 1),
@@ -39,6 +38,19 @@ def write_run_page(outcome: Mapping[str, Any], path: Path) -> None:
     facts = ("task", "method", "seed", "parameters", "steps", "seconds", "command")
     body += [html.heading("What was run"), html.facts({name: outcome[name] for name in facts})]
     html.write_page(path, f"{outcome['task']}: {outcome['method']}", INTRO, body)
+
+
+def _evaluations(outcome: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:
+    """What was evaluated, at which step, and the metrics."""
+    best, final, test = outcome["best"], outcome["final"], outcome.get("test") or {}
+    rows = [
+        ("best", str(best["step"]), best["metrics"]),
+        ("last", str(final["step"]), final["metrics"]),
+        ("majority class", "", outcome.get("baseline")),
+        ("test set, best weights", str(best["step"]), test.get("metrics")),
+        ("test set, majority class", "", test.get("baseline")),
+    ]
+    return [(label, step, metrics) for label, step, metrics in rows if metrics]
 
 
 def curves(outcome: Mapping[str, Any]) -> Figure:
@@ -65,4 +77,4 @@ def _table(confusion: Mapping[str, Any]) -> str:
         [label, *(str(count) for count in row)]
         for label, row in zip(labels, confusion["counts"], strict=True)
     ]
-    return html.table(["", *labels], rows, 1)
+    return html.table(["label", *labels], rows, 1)
