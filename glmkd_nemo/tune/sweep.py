@@ -103,7 +103,7 @@ def interval(value: Any) -> str:
         ConfigError: it is none.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     if not isinstance(value, str):
         choices = value if isinstance(value, list) else [value]
@@ -111,7 +111,7 @@ def interval(value: Any) -> str:
     try:
         if OverridesParser.create().parse_override(f"x={value}").is_sweep_override():
             return value
-    except OverrideParseException as error:
+    except HydraException as error:
         raise ConfigError(f"{value}: {str(error).splitlines()[0]}") from error
     return f"choice({spell(value)})"
 

@@ -19,7 +19,7 @@ from glmkd_nemo.tune.settings import load_settings
 from tests.tune.conftest import Sweep
 
 
-def wait_until(sweep: Sweep, what: str, count: int, seconds: float = 1500) -> None:
+def wait_until(sweep: Sweep, what: str, count: int, seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while len(sweep.noted(what)) < count:
         assert time.monotonic() < end, f"{len(sweep.noted(what))} {what}"
@@ -31,7 +31,7 @@ def in_a_session_of_its_own(arguments: list[str]) -> None:
     sys.exit(tune_main.main(arguments))
 
 
-@pytest.mark.timeout(1800)  # two workers import torch: slow on a busy machine
+@pytest.mark.timeout(600)  # two workers import torch: slow on a busy machine
 def test_a_killed_sweep_goes_on(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
