@@ -59,7 +59,7 @@ class SuperGLUETask(Task):
     def __init__(self, cfg: SuperGLUETaskConfig, tokenizer: GLMTokenizer) -> None:
         self.cfg, self.tokenizer, self.name = cfg, tokenizer, cfg.name
         self.main_metric = metrics.main_metric(cfg.name)
-        self.head = _head(cfg)
+        self.head, self.positions = _head(cfg), cfg.seq_length
         self._sets: dict[str, SuperGLUEDataset] = {}
 
     def _file(self, split: str) -> str:
