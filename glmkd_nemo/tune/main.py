@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from glmkd_nemo.demo.process import StageFailedError, run_apart
 from glmkd_nemo.demo.terminal import print_line
 from glmkd_nemo.tune import report, study, sweep
-from glmkd_nemo.tune.check import check_cells
 from glmkd_nemo.tune.locks import try_lock
 from glmkd_nemo.tune.plan import Cell, Configuration, cells, waves
 from glmkd_nemo.tune.progress import Progress
@@ -33,12 +33,21 @@ def main(arguments: list[str]) -> int:
         check_cells([cell for wave in ordered for cell in wave], settings.trials is not None)
         Path(settings.out).mkdir(parents=True, exist_ok=True)
         return Tuning(settings, ordered).show() if args.show else Tuning(settings, ordered).run()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StageFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from here", file=sys.stderr)
         return STOPPED
+
+
+def check_cells(every: list[Cell], search: bool) -> None:
+    """Checks overrides in a process of its own: NeMo, imported here, would be in all workers too.
+
+    Raises:
+        ConfigError: one message with all problems.
+    """
+    run_apart("glmkd_nemo.tune.check.check_cells", every, search)
 
 
 def _parser() -> argparse.ArgumentParser:
