@@ -29,6 +29,7 @@ from glmkd_nemo.checkpoint.archive import (
 )
 from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, save_shards, write_listing
 from glmkd_nemo.checkpoint.weights import WeightsMismatch, compare_weights, load_sharded
+from glmkd_nemo.engine.quiet import without_log_of_errors
 
 __all__ = [
     "CheckpointDamaged",
@@ -152,7 +153,8 @@ class NemoConnector(SaveRestoreConnector):
             config = _at_this_layout(override_config_path or folder / CONFIG)
             calling_cls._set_model_restore_state(is_being_restored=True, folder=str(folder))
             try:
-                model = calling_cls.from_config_dict(config=config, trainer=trainer)
+                with without_log_of_errors():
+                    model = calling_cls.from_config_dict(config=config, trainer=trainer)
             finally:
                 calling_cls._set_model_restore_state(is_being_restored=False)
             model.configure_model()

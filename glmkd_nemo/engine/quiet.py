@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _MESSAGES = (
     r".*[Tt]ransformer[ _][Ee]ngine.*",
@@ -53,6 +55,20 @@ def install() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def without_log_of_errors() -> Iterator[None]:
+    """NeMo logs an exception at length before it raises it; the user shall see it once."""
+    handlers = [] if debugging() else logging.getLogger("nemo_logger").handlers
+    before = [handler.level for handler in handlers]
+    try:
+        for handler in handlers:
+            handler.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for handler, level in zip(handlers, before, strict=True):
+            handler.setLevel(level)
 
 
 def screen() -> None:

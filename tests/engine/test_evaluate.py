@@ -77,6 +77,7 @@ def test_errors_are_one_message(place: Path, one: dict[str, Any]) -> None:
         "task.strid=3": "unknown key task.strid",
     }
     common = [f"task.data_dir={place}", model, f"exp_manager.exp_dir={place / 'runs'}"]
+    common.append("task.seq_length=32")
     running = [
         subprocess.Popen(
             [*script, *common, argument],
