@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,38 +15,32 @@ import pytest
 from glmkd_nemo.tune import main as tune_main
 from glmkd_nemo.tune import study
 from glmkd_nemo.tune.plan import cells
-from glmkd_nemo.tune.settings import load_settings
+from glmkd_nemo.tune.settings import ROOT, load_settings
 from tests.tune.conftest import Sweep
 
 
-def wait_until(sweep: Sweep, what: str, count: int, seconds: float = 400) -> None:
-    end = time.monotonic() + seconds
+def wait_until(
+    sweep: Sweep, what: str, count: int, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    end = time.monotonic() + 400
     while len(sweep.noted(what)) < count:
+        assert process is None or process.poll() is None, "the sweep has ended"
         assert time.monotonic() < end, f"{len(sweep.noted(what))} {what}"
         time.sleep(0.05)
 
 
-def in_a_session_of_its_own(arguments: list[str]) -> None:
-    os.setsid()
-    sys.exit(tune_main.main(arguments))
-
-
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # two workers import torch: slow on a busy machine
-def test_a_killed_sweep_goes_on(
-    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_sweep_goes_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     """16 runs, two at a time by joblib, killed in the middle: none is lost, none is done twice."""
-    monkeypatch.setattr(tune_main, "check_cells", lambda cells, search: None)  # quicker
     arguments = [*sweep.arguments, "overrides.epochs=0.3", "jobs=2", "gpus=[971,972]"]
-    context = multiprocessing.get_context("fork")  # has imported everything
-    killed = context.Process(target=in_a_session_of_its_own, args=(arguments,))
-    killed.start()
-    assert killed.pid is not None
+    script = [sys.executable, str(ROOT / "scripts" / "tune.py"), *arguments]
+    killed = subprocess.Popen(script, start_new_session=True)
     try:
-        wait_until(sweep, "done", 5)
+        wait_until(sweep, "done", 5, killed)
     finally:
         os.killpg(killed.pid, signal.SIGKILL)  # its workers too
-        killed.join()
+        killed.wait()
     assert {row["gpu"] for row in sweep.noted("start")} == {"971", "972"}
     before = len(sweep.noted("done"))
     assert 5 <= before < 16
@@ -94,6 +88,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(
     assert len(sweep.noted("start")) == 6
 
 
+@pytest.mark.slow  # signals to this process: nothing for a long session
 def test_ctrl_c_ends_runs_and_keeps_the_state(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +108,7 @@ def test_ctrl_c_ends_runs_and_keeps_the_state(
     assert len(sweep.noted("done")) == len(set(sweep.folders("done"))) == 4
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_is_taken_up_again(sweep: Sweep) -> None:
     changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: 'interval(1e-6,1e-4)'}"]
     changes += ["trials=2", "overrides.epochs=0.5"]
