@@ -89,17 +89,21 @@ def sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
         most likely word is the label, or shares its logit (by a vocabulary map). Equal on all
         tensor-parallel ranks.
     """
-    mask = loss_mask > 0
+    nats_n, right_n = of_tokens(logits, labels, loss_mask > 0)
+    return torch.stack([nats_n, torch.ones_like(nats_n), right_n.double()]).sum(1)
+
+
+def of_tokens(logits: Logits, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the tokens where ``mask [b, s]`` is true: -log p in nats (fp64), and which are the most
+    likely ones (or share the most likely one's logit). Both ``[n]``, equal on all TP ranks."""
     labels_n = logits.columns_of(labels[mask])
     logits_nv = logits.rows(mask).float()
-    loss_n = cross_entropy(logits_nv.double(), labels_n, logits.columns.start)
-    best_n = most_likely(logits_nv, logits.columns.start)
-    right = (logits.rows_of(best_n) == logits.rows_of(labels_n)).sum()
-    count = torch.tensor(float(labels_n.numel()), dtype=torch.float64, device=loss_n.device)
-    return torch.stack([loss_n.sum(), count, right.double()])
+    nats_n = cross_entropy(logits_nv.double(), labels_n, logits.columns.start)
+    best_n = _most_likely(logits_nv, logits.columns.start)
+    return nats_n, logits.rows_of(best_n) == logits.rows_of(labels_n)
 
 
-def most_likely(logits_nv: Tensor, first_column: int) -> Tensor:
+def _most_likely(logits_nv: Tensor, first_column: int) -> Tensor:
     """Vocabulary id of the largest logit over all ranks, the smallest id in a tie."""
     if logits_nv.shape[1]:
         best_n, word_n = logits_nv.max(dim=1)

@@ -13,8 +13,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from glmkd_nemo.distill.losses import cross_entropy
-from glmkd_nemo.engine.blank_filling import most_likely
+from glmkd_nemo.engine.blank_filling import of_tokens
 from glmkd_nemo.models.logits import Logits
 from glmkd_nemo.tasks.task import Task
 
@@ -101,12 +100,8 @@ def token_sums(logits: Logits, labels: Tensor, loss_mask: Tensor) -> Tensor:
         ``[b, 4]`` in fp64: -log p in nats, tokens, most likely ones, 1 if all are most likely.
     """
     mask = loss_mask > 0
-    labels_n = logits.columns_of(labels[mask])
-    rows_nv = logits.rows(mask).float()
-    nats_n = cross_entropy(rows_nv.double(), labels_n, logits.columns.start)
-    best_n = most_likely(rows_nv, logits.columns.start)
-    right_n = (logits.rows_of(best_n) == logits.rows_of(labels_n)).double()
+    nats_n, right_n = of_tokens(logits, labels, mask)
     row_n = mask.nonzero()[:, 0]
-    per_token = torch.stack([nats_n, torch.ones_like(nats_n), right_n], dim=1)
+    per_token = torch.stack([nats_n, torch.ones_like(nats_n), right_n.double()], dim=1)
     sums = per_token.new_zeros(len(labels), 3).index_add(0, row_n, per_token)
     return torch.cat([sums, (sums[:, 1:2] == sums[:, 2:3]).double()], dim=1)
