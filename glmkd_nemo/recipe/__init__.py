@@ -1,0 +1,1 @@
+"""Recipes: chains of trainings from pre-training to the task (conf/recipe)."""
