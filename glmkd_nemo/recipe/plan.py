@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from glmkd_nemo.tune.settings import flat
 from glmkd_nemo.tune.spelling import spell
 
 ON_TASKS = "finetune"  # a stage of this script is there once for every task
+_NAME = re.compile(r"[\w-]+")
 _REFERENCE = re.compile(r"\{(stage|folder):([\w.-]+)\}")
 
 
@@ -86,14 +87,25 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"recipe {name}: {error}") from error
 
 
+@dataclass
+class _Draft:
+    """A stage that is being written down: what ``{...}`` stands for in it, what it needs."""
+
+    name: str
+    template: str
+    task: str | None
+    folder: Path
+    needs: list[str] = field(default_factory=list)
+
+
 class _Planner:
     """Turns settings into stages."""
 
     def __init__(self, name: str, settings: RecipeSettings) -> None:
         self.name, self.settings = name, settings
         self.tiny = settings.scale == "tiny"
-        out = settings.out or f"runs/recipe{'_tiny' if self.tiny else ''}/{name}"
-        self.out = Path(out)
+        default = f"runs/recipe{'_tiny' if self.tiny else ''}/{name}"
+        self.out = Path(settings.out or default)
         self.templates = {
             key: stage
             for key, stage in settings.stages.items()
@@ -101,155 +113,160 @@ class _Planner:
         }
         self.data = DataSettings(**settings.tiny.data) if self.tiny else settings.data
         self.done: dict[str, Stage] = {}
-        self.given: dict[str, str] = {}
+        self.begun: list[str] = []
 
     def recipe(self) -> Recipe:
         """All of it."""
         if not self.templates:
             raise ConfigError("it has no stages")
-        self._check_changes()
-        for name, stage in self.templates.items():
-            if stage.given and not self.tiny:
-                self.given[name] = stage.given
-                continue
-            for task in self.settings.tasks if stage.script == ON_TASKS else [None]:
-                self._add(name, stage, task)
-        return Recipe(
-            self.name, self.out, tuple(self.done.values()), self.settings.scale, self._inputs()
-        )
-
-    def _check_changes(self) -> None:
-        known = {*self.templates} | {
-            f"{name}_{task}"
-            for name, stage in self.templates.items()
-            for task in self.settings.tasks
-            if stage.script == ON_TASKS
-        }
+        for name in self.templates:
+            for task in self.settings.tasks if self._on_tasks(name) else [None]:
+                if not self._given(name):
+                    self._stage(name, task)
         for name in self.settings.changes:
-            if name not in known:
-                raise ConfigError(f"stages.{name}: no stage is called so{nearest(name, known)}")
+            if name not in self.done and name not in self.templates:
+                hint = nearest(name, {*self.done, *self.templates})
+                raise ConfigError(f"stages.{name}: no stage is called so{hint}")
+        stages = tuple(self.done.values())
+        return Recipe(self.name, self.out, stages, self.settings.scale, self._inputs())
+
+    def _on_tasks(self, name: str) -> bool:
+        return self.templates[name].script == ON_TASKS
+
+    def _given(self, name: str) -> str | None:
+        return None if self.tiny else self.templates[name].given
 
     def _inputs(self) -> tuple[tuple[str, str], ...]:
         if self.tiny:
             return ()
         used = " ".join(a for stage in self.done.values() for a in stage.arguments)
-        models = [(f"stages.{n}.given", p) for n, p in self.given.items() if p in used]
+        models = [(f"stages.{name}.given", self._given(name) or "") for name in self.templates]
         data = [("data.corpus", path) for path in self.data.corpus]
         data += [("data.tokenizer", self.data.tokenizer), ("data.tasks", self.data.tasks)]
-        return tuple(models + [entry for entry in data if entry[1] and entry[1] in used])
+        return tuple((key, path) for key, path in models + data if path and path in used)
 
-    def _add(self, name: str, stage: StageSettings, task: str | None) -> None:
-        full = f"{name}_{task}" if task else name
-        if not re.fullmatch(r"[\w-]+", full):
+    def _stage(self, template: str, task: str | None) -> Stage:
+        """A stage, after those that it needs."""
+        full = f"{template}_{task}" if task else template
+        if full in self.done:
+            return self.done[full]
+        if full in self.begun:
+            raise ConfigError(f"stages {', '.join(self.begun)} need each other")
+        if not _NAME.fullmatch(full):
             raise ConfigError(f"stages.{full}: a name has letters, digits, _ and - only")
-        folder = Path(os.path.normpath((stage.folder or f"{{out}}/{full}").format(out=self.out)))
-        needs: list[str] = [self._full(other, task) for other in stage.needs]
-        self.place = {"task": task or "", "folder": str(folder), "name": full}
-        if isinstance(stage.overrides, list):
-            given = [str(entry) for entry in stage.overrides]
-            arguments = [self._filled(entry, task, needs) for entry in given]
-            values: dict[str, Any] = {}
+        self.begun.append(full)
+        settings = self.templates[template]
+        place = (settings.folder or f"{{out}}/{full}").format(out=self.out)
+        draft = _Draft(full, template, task, Path(os.path.normpath(place)))
+        for other in settings.needs:
+            self._refer(draft, other)
+        self.done[full] = self._written(draft, settings)
+        self.begun.remove(full)
+        return self.done[full]
+
+    def _written(self, draft: _Draft, settings: StageSettings) -> Stage:
+        values: dict[str, Any] = {}
+        if isinstance(settings.overrides, list):
+            arguments = [str(self._filled(draft, entry)) for entry in settings.overrides]
         else:
-            values = self._values(name, full, stage, task, folder, needs)
+            values = self._values(draft, settings)
             arguments = [f"{key}={spell(value)}" for key, value in values.items()]
-        model, result = _leaves(stage, full, folder)
-        self.done[full] = Stage(
-            name=full,
-            script=stage.script,
+        model, result = _leaves(settings, draft.name, draft.folder)
+        return Stage(
+            name=draft.name,
+            script=settings.script,
             arguments=tuple(arguments),
-            needs=tuple(name for name in dict.fromkeys(needs) if name in self.done),
-            folder=folder,
+            needs=tuple(dict.fromkeys(draft.needs)),
+            folder=draft.folder,
             result=result,
             nodes=int(values.get("trainer.num_nodes", 1)),
             devices=int(values.get("trainer.devices", 1)),
             model=model,
         )
 
-    def _values(
-        self,
-        name: str,
-        full: str,
-        stage: StageSettings,
-        task: str | None,
-        folder: Path,
-        needs: list[str],
-    ) -> dict[str, Any]:
+    def _values(self, draft: _Draft, settings: StageSettings) -> dict[str, Any]:
         """Overrides of a script with a configuration, later ones winning."""
-        s, script = self.settings, stage.script
-        layers: list[Mapping[str, Any]] = [
-            {"name": full},
-            self._chain(stage, task, needs),
+        s, script, task = self.settings, settings.script, draft.task or ""
+        values = _merged(
+            {"name": draft.name, **({"task": task} if task else {})},
+            self._chain(draft, settings),
             s.scripts.get(script, {}),
-            s.per_task.get(task or "", {}) if task else {},
-            stage.overrides,
-            stage.per_task.get(task or "", {}),
-        ]
-        values = _merged(layers)
+            s.per_task.get(task, {}),
+            settings.overrides,
+            settings.per_task.get(task, {}),
+        )
         if self.tiny:
             sizes = s.tiny.models.get(str(values.get("model")), {})
-            layers = [s.tiny.scripts.get(script, {}), {f"model.{k}": v for k, v in sizes.items()}]
-            layers += [s.tiny.per_task.get(task or "", {}), stage.tiny]
-            values = _merged([values, *layers])
-        changes = s.changes.get(name, {}) | (s.changes.get(full, {}) if full != name else {})
-        values = _merged([values, changes, {"exp_manager.explicit_log_dir": str(folder)}])
-        return {key: self._filled(value, task, needs) for key, value in values.items()}
+            values = _merged(
+                values,
+                s.tiny.scripts.get(script, {}),
+                {f"model.{key}": value for key, value in sizes.items()},
+                s.tiny.per_task.get(task, {}),
+                settings.tiny,
+            )
+        mine = [s.changes.get(name, {}) for name in dict.fromkeys((draft.template, draft.name))]
+        values = _merged(values, *mine, {"exp_manager.explicit_log_dir": str(draft.folder)})
+        return {key: self._filled(draft, value) for key, value in values.items()}
 
-    def _chain(self, stage: StageSettings, task: str | None, needs: list[str]) -> dict[str, Any]:
+    def _chain(self, draft: _Draft, settings: StageSettings) -> dict[str, Any]:
         """Where weights to start from and teachers are."""
-        found: dict[str, Any] = {"task": task} if task else {}
-        if stage.student:
-            found["restore_from_path"] = self._model(stage.student, task, needs)
-        teachers = [stage.teacher] if stage.teacher else stage.teachers
+        found: dict[str, Any] = {}
+        if settings.student:
+            found["restore_from_path"] = self._model(draft, settings.student)
+        teachers = [settings.teacher] if settings.teacher else settings.teachers
         for number, teacher in enumerate(teachers):
-            key = f"model.teachers.t{number}.restore_from_path"
-            found[key] = self._model(teacher, task, needs)
+            found[f"model.teachers.t{number}.restore_from_path"] = self._model(draft, teacher)
         return found
 
-    def _full(self, name: str, task: str | None) -> str:
-        """The stage of this task, or the stage that all tasks share."""
-        for candidate in (f"{name}_{task}", name):
-            if candidate in self.done or candidate in self.given:
-                return candidate
-        known = [*self.done, *self.given]
-        hint = nearest(name, known)
-        raise ConfigError(f"no stage {name!r} comes before the one that names it{hint}")
+    def _refer(self, draft: _Draft, name: str) -> Stage:
+        """The stage called so: of the same task, or the one that all tasks share."""
+        if name not in self.templates:
+            hint = nearest(name, self.templates)
+            raise ConfigError(f"stages.{draft.template}: there is no stage {name!r}{hint}")
+        if self._on_tasks(name) and not draft.task:
+            raise ConfigError(
+                f"stages.{draft.template} cannot start from {name}, which is there for every task"
+            )
+        stage = self._stage(name, draft.task if self._on_tasks(name) else None)
+        draft.needs.append(stage.name)
+        return stage
 
-    def _model(self, name: str, task: str | None, needs: list[str]) -> str:
+    def _model(self, draft: _Draft, name: str) -> str:
         if name.endswith(".nemo"):
             return name
-        full = self._full(name, task)
-        if full in self.given:
-            return self.given[full]
-        model = self.done[full].model
-        if model is None:
-            raise ConfigError(f"stage {full} leaves no .nemo")
-        needs.append(full)
-        return str(model)
+        given = self._given(name) if name in self.templates else None
+        if given:
+            return given.replace("{task}", draft.task or "")
+        stage = self._refer(draft, name)
+        if stage.model is None:
+            raise ConfigError(f"stages.{draft.template}: stage {name} leaves no .nemo")
+        return str(stage.model)
 
-    def _filled(self, value: Any, task: str | None, needs: list[str]) -> Any:
+    def _filled(self, draft: _Draft, value: Any) -> Any:
         """`value` with ``{stage:NAME}``, ``{folder:NAME}``, ``{corpus}`` and so on replaced."""
         if isinstance(value, list):
-            return [self._filled(entry, task, needs) for entry in value]
+            return [self._filled(draft, entry) for entry in value]
+        if value == "{corpus}":
+            return self._filled(draft, self.data.corpus)
         if not isinstance(value, str):
             return value
-        if value == "{corpus}":
-            return [self._filled(entry, task, needs) for entry in self.data.corpus]
+        plain = {"tokenizer": self.data.tokenizer, "tasks": self.data.tasks}
+        own = {"task": draft.task or "", "folder": str(draft.folder), "out": str(self.out)}
+        for key, text in {**plain, **own}.items():
+            value = value.replace(f"{{{key}}}", text)
 
         def replaced(found: re.Match[str]) -> str:
             kind, name = found.groups()
-            if kind == "stage":
-                return self._model(name, task, needs)
-            full = self._full(name, task)
-            needs.append(full)
-            return str(self.done[full].folder)
+            return self._model(draft, name) if kind == "stage" else self._folder(draft, name)
 
-        plain = {**self.place, "tokenizer": self.data.tokenizer, "tasks": self.data.tasks}
-        for key, text in plain.items():
-            value = value.replace(f"{{{key}}}", text)
         return _REFERENCE.sub(replaced, value)
 
+    def _folder(self, draft: _Draft, name: str) -> str:
+        return str(self._refer(draft, name).folder)
 
-def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested and dotted keys as dotted ones; later layers win."""
     found: dict[str, Any] = {}
     for layer in layers:
         found |= flat(layer)
