@@ -1,0 +1,76 @@
+"""The whole configuration that a stage's command composes, without starting it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from glmkd_nemo.cluster.settings import CONF
+from glmkd_nemo.config.finetune import FinetuneSchema
+from glmkd_nemo.config.overrides import check_overrides
+from glmkd_nemo.config.schema import PretrainSchema
+from glmkd_nemo.config.strict import ConfigError, check
+from glmkd_nemo.recipe.plan import Stage
+
+SCHEMAS: dict[str, type] = {"pretrain": PretrainSchema, "finetune": FinetuneSchema}
+
+
+def compose(script: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The resolved, checked configuration of ``scripts/<script>.py`` with these arguments.
+
+    Keys of methods and tasks are left to the script: to know them takes Megatron-Core.
+
+    Raises:
+        ConfigError: a key or value that cannot be.
+    """
+    if not OmegaConf.has_resolver("multiply"):  # NeMo's, which is slow to import
+        OmegaConf.register_new_resolver("multiply", lambda x, y: x * y)
+    schema = SCHEMAS[script]
+    spelled = check_overrides(list(arguments), schema, CONF, {})
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base=None):
+            cfg = hydra.compose(script, overrides=spelled)
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError("\n".join(f"{key} must be given: write {key}=..." for key in missing))
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    check(plain, schema)
+    return plain
+
+
+def resolved(stage: Stage) -> tuple[Stage, dict[str, Any]]:
+    """A stage with the nodes and devices that its configuration says, and that configuration.
+
+    A script without one configuration of its own keeps its arguments as they are.
+
+    Raises:
+        ConfigError: a key or value that cannot be; it names the stage.
+    """
+    if not (CONF.parent / "scripts" / f"{stage.script}.py").is_file():
+        raise ConfigError(f"stage {stage.name}: there is no scripts/{stage.script}.py")
+    if stage.script not in SCHEMAS:
+        return stage, {"script": stage.script, "arguments": list(stage.arguments)}
+    try:
+        plain = compose(stage.script, stage.arguments)
+    except ConfigError as error:
+        raise ConfigError(f"stage {stage.name}: {error}") from error
+    trainer = plain["trainer"]
+    devices, nodes = int(trainer["devices"]), int(trainer["num_nodes"])
+    return replace(stage, nodes=nodes, devices=devices), plain
+
+
+def write(stage: Stage, plain: dict[str, Any], folder: Path) -> Path:
+    """Writes ``<folder>/config.yaml``."""
+    path = folder / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"# scripts/{stage.script}.py as stage {stage.name} runs it\n"
+    path.write_text(head + OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
+    return path
