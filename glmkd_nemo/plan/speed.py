@@ -1,0 +1,213 @@
+"""Time of a step from a roofline: products, memory traffic and messages, one after the other.
+
+Per micro-batch and stage: floating-point operations over the assumed share of the peak, bytes of
+activations and logits over the memory bandwidth, tensor-parallel all-reduces over the node's links.
+The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (Ft + Bs)`` for ``m`` micro-batches on ``p`` stages
+(student forward, teacher forward, student backward of the slowest stage: the teacher fills the
+student's bubble, its own remains); then come data-parallel reduction and optimizer, not overlapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.plan import losses
+from glmkd_nemo.plan.activations import FP32, Tokens, plain_layer
+from glmkd_nemo.plan.build import BuiltRank
+from glmkd_nemo.plan.hardware import Assumed, Gpu
+from glmkd_nemo.plan.layout import Layout
+from glmkd_nemo.plan.memory import explicit_layers, layers_of, tokens_of
+
+_TERA, _GIGA = 1e12, 1e9
+_BACKWARD = 2  # backward is two products for each of the forward's
+_REDUCTIONS = 2  # tensor-parallel all-reduces of a layer, forward; as many backward
+_TOUCHED = 3  # of a byte of logits: written once, read twice
+_ADAM_TRAFFIC = 28  # bytes per parameter: gradient, weight and two states read, three written
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of a step.
+
+    Attributes:
+        student_forward, teacher_forward, student_backward: of one micro-batch on the slowest stage.
+        pipeline: of all micro-batches.
+        bubble: share of ``pipeline`` in which that stage waits.
+        reduction: data-parallel gradients and weights.
+        optimizer: Adam.
+        samples, tokens: of a step.
+        flops: of all processes in a step.
+    """
+
+    student_forward: float
+    teacher_forward: float
+    student_backward: float
+    pipeline: float
+    bubble: float
+    reduction: float
+    optimizer: float
+    samples: int
+    tokens: int
+    flops: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        return self.pipeline + self.reduction + self.optimizer
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device does in a second: operations, and bytes of memory and links."""
+
+    operations: float
+    memory: float
+    intra: float
+    inter: float
+
+
+def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
+    """The assumed share of a device's peaks.
+
+    Raises:
+        ValueError: a precision that the device does not have.
+    """
+    if precision not in gpu.peak_tflops:
+        known = ", ".join(gpu.peak_tflops)
+        raise ValueError(
+            f"precision={precision}: this GPU has {known}. Set precision= to one of them, or gpu= "
+            "to another device."
+        )
+    bytes_per_second = _GIGA * assumed.bandwidth
+    return Machine(
+        gpu.peak_tflops[precision] * _TERA * assumed.mfu,
+        gpu.memory_gb_s * bytes_per_second,
+        gpu.intra_gb_s * bytes_per_second,
+        gpu.inter_gb_s * bytes_per_second,
+    )
+
+
+def speed_of(
+    ranks: Sequence[BuiltRank],
+    model: Mapping[str, Any],
+    layout: Layout,
+    machine: Machine,
+    assumed: Assumed,
+) -> Speed:
+    """Estimates a step.
+
+    Args:
+        ranks: one of each stage, in order.
+        model: the section ``model`` at this layout.
+        layout: processes and batch.
+        machine: what a device does in a second.
+        assumed: share of predicted positions.
+    """
+    tokens = tokens_of({**model, "micro_batch_size": layout.micro}, ranks[0].config)
+    share = losses.predicted_share(model, assumed.predicted)
+    stages = [_Stage(rank, model, layout, tokens, machine, share) for rank in ranks]
+    slowest = max(stages, key=lambda stage: stage.total)
+    waiting = (layout.pp - 1) * (slowest.teacher + slowest.backward)
+    pipeline = layout.micro_batches * slowest.total + waiting
+    element = tokens.element
+    return Speed(
+        slowest.forward,
+        slowest.teacher,
+        slowest.backward,
+        pipeline,
+        waiting / pipeline,
+        max(_reduction(rank, layout, machine, element) for rank in ranks),
+        max(rank.main_parameters for rank in ranks) * _ADAM_TRAFFIC / machine.memory,
+        layout.total,
+        layout.total * tokens.length,
+        sum(s.flops for s in stages) * layout.micro_batches * layout.tp * layout.dp,
+    )
+
+
+class _Stage:
+    """Seconds of one micro-batch on a stage."""
+
+    def __init__(
+        self,
+        rank: BuiltRank,
+        model: Mapping[str, Any],
+        layout: Layout,
+        tokens: Tokens,
+        machine: Machine,
+        predicted: float,
+    ) -> None:
+        self.layout, self.tokens, self.machine = layout, tokens, machine
+        config, last = rank.config, rank.stage == layout.pp - 1
+        terms = (model.get("distill") or {}).get("terms") or {}
+        found = losses.of_stage(
+            rank.parts, terms, config, rank.teacher_configs, rank.stage, tokens, predicted
+        )
+        rows = losses.rows_of_head(rank.parts, terms, predicted) * tokens.count if last else 0.0
+        layers = layers_of(config, rank.stage)
+        products = len(layers) * layer_flops(config, tokens)
+        head = head_flops(config, rows)
+        again = products if config.recompute == "full" else 0.0
+        explicit = explicit_layers(rank, None)
+        kept = sum(plain_layer(config, tokens, i in explicit) for i in layers)
+        traffic = kept / machine.memory  # a kept byte is written once, and read twice later
+        self.forward = self._seconds(products + head, config, len(layers), rank.stage) + traffic
+        work = _BACKWARD * (products + head) + again
+        repeats = 1 + (config.recompute == "full")
+        self.backward = self._seconds(work, config, repeats * len(layers), rank.stage)
+        self.backward += 2 * traffic + _TOUCHED * (found.logits + found.kept) / machine.memory
+        self.teacher, theirs = 0.0, 0.0
+        for name, teacher in rank.teacher_configs.items():
+            count = len(layers_of(teacher, rank.stage))
+            flops = count * layer_flops(teacher, tokens) + head_flops(teacher, rows)
+            touched = count * plain_layer(teacher, tokens, bool(explicit_layers(rank, name)))
+            self.teacher += self._seconds(flops, teacher, count, rank.stage)
+            self.teacher += touched / machine.memory
+            theirs += flops
+        self.total = self.forward + self.teacher + self.backward
+        self.flops = (1 + _BACKWARD) * (products + head) + again + theirs
+
+    def _seconds(self, flops: float, config: GLMConfig, layers: int, stage: int) -> float:
+        """Operations, all-reduces between tensor-parallel ranks, and the message to a neighbour."""
+        tokens, layout = self.tokens, self.layout
+        state = tokens.count * tokens.element * config.hidden_size
+        ring = 2 * (layout.tp - 1) / layout.tp * state / self.machine.intra
+        seconds = flops / self.machine.operations + layers * _REDUCTIONS * ring
+        if layout.pp > 1:
+            near = 2 * layout.tp * layout.dp <= layout.per_node
+            flat = layout.tp if layout.sequence_parallel else 1
+            seconds += state / flat / (self.machine.intra if near else self.machine.inter)
+        return seconds
+
+
+def layer_flops(config: GLMConfig, tokens: Tokens) -> float:
+    """Operations of a layer's forward on one rank: products with weights, and with each other.
+
+    (The prefix mask is no pattern that a kernel could skip: all pairs of positions count.)
+    """
+    h, inner, f = config.hidden_size, config.inner_size, config.ffn_hidden_size
+    w = config.num_attention_heads * config.kv_channels
+    weights = 3 * h * w + w * inner + 2 * inner * f * config.bottleneck_ffns
+    if config.bottleneck_size is not None:
+        weights += 2 * h * inner * config.tensor_model_parallel_size  # every rank does all of it
+    pairs = 2 * tokens.length * w
+    return 2.0 * tokens.count * (weights + pairs) / config.tensor_model_parallel_size
+
+
+def head_flops(config: GLMConfig, rows: float) -> float:
+    """Operations of the prediction head's forward on ``rows`` positions, on one rank."""
+    columns = config.padded(config.output_size) / config.tensor_model_parallel_size
+    return 2.0 * rows * columns * config.word_embedding_size
+
+
+def _reduction(rank: BuiltRank, layout: Layout, machine: Machine, element: int) -> float:
+    """Reduce-scatter of fp32 gradients and all-gather of weights, or an all-reduce of gradients."""
+    if layout.dp == 1:
+        return 0.0
+    near = layout.tp * layout.dp <= layout.per_node
+    sharded = rank.main_parameters < rank.parameters
+    per_parameter = FP32 + element if sharded else 2 * FP32
+    moved = rank.parameters * per_parameter * (layout.dp - 1) / layout.dp
+    return moved / (machine.intra if near else machine.inter)
