@@ -25,6 +25,7 @@ from glmkd_nemo.tune.settings import ROOT, TuneSettings, flat
 from glmkd_nemo.tune.spelling import spell
 
 TaskFunction = Callable[[DictConfig], Any]
+_NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")  # Optuna: cached, stored
 
 
 def enumerate_runs(
@@ -158,7 +159,7 @@ def _multirun(task: TaskFunction, overrides: list[str]) -> None:
             said = re.split("Config search path|To append", str(error))[0].strip()
             raise ConfigError(f"launcher, launcher_options or sampler: {said}") from error
         except ValueError as error:  # the sweeper wants a best trial, and there is none
-            if "No trials are completed" not in str(error):
+            if not str(error).startswith(_NO_BEST_TRIAL):
                 raise
         finally:
             GlobalHydra.instance().clear()

@@ -109,7 +109,6 @@ def test_ctrl_c_ends_runs_and_keeps_the_state(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Optuna's storage loses the trial that Ctrl-C stopped", strict=True)
 def test_a_stopped_trial_is_taken_up_again(sweep: Sweep) -> None:
     changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: 'interval(1e-6,1e-4)'}"]
     changes += ["trials=2", "overrides.epochs=0.5"]
@@ -168,6 +167,14 @@ def test_a_search_goes_on_where_it_stopped(sweep: Sweep) -> None:
     assert len(sweep.noted("start")) == 8
     values = [t.value for t in half_done.trials if t.value is not None]
     assert max(values) == pytest.approx(max(0.515 - abs(rate - 2e-5) * 1e4 for rate in rates))
+
+
+@pytest.mark.slow
+def test_a_search_of_nothing_but_failures_ends(sweep: Sweep) -> None:
+    changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: 'choice(13)'}"]
+    assert sweep(*changes, "trials=2", "seeds=[1]") == tune_main.INCOMPLETE
+    assert 1 <= len(sweep.noted("start")) <= 2
+    assert not sweep.noted("done")
 
 
 @pytest.mark.parametrize(
