@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -135,8 +136,8 @@ def _launcher(settings: TuneSettings) -> list[str]:
         f"hydra.sweep.dir={spell(str(Path(settings.out).absolute() / 'hydra'))}",
         "hydra.sweep.subdir=.",
         "hydra.output_subdir=null",
-        "hydra/hydra_logging=disabled",
-        "hydra/job_logging=disabled",
+        "hydra/hydra_logging=none",  # "disabled" would close the handlers of other libraries
+        "hydra/job_logging=none",
     ]
 
 
@@ -152,7 +153,7 @@ def _multirun(task: TaskFunction, overrides: list[str]) -> None:
     from hydra.errors import HydraException
 
     GlobalHydra.instance().clear()
-    with _arguments(["--multirun", *overrides]):
+    with _arguments(["--multirun", *overrides]), _errors_only("hydra", "hydra_plugins", "optuna"):
         try:
             hydra.main(version_base="1.3", config_path=None)(task)()
         except HydraException as error:
@@ -163,6 +164,19 @@ def _multirun(task: TaskFunction, overrides: list[str]) -> None:
                 raise
         finally:
             GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _errors_only(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

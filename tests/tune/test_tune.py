@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -71,9 +72,18 @@ def test_a_killed_sweep_goes_on(sweep: Sweep, capsys: pytest.CaptureFixture[str]
     assert len((sweep.out / "runs.tsv").read_text().splitlines()) == 17
 
 
+class _Handler(logging.Handler):
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
 def test_a_failing_run_is_named_and_the_others_go_on(
     sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    handler = _Handler()  # of another library: absl's closes what it writes to
     changes = ["tasks=[rte]", "methods=[glmd]", "space={model.optim.lr: [13, 2e-5]}"]
     assert sweep(*changes) == tune_main.INCOMPLETE
     assert len(sweep.noted("done")) == 2
@@ -86,6 +96,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(
     assert sweep(*changes) == tune_main.INCOMPLETE
     assert len(sweep.noted("done")) == 2  # only the failed ones were tried again
     assert len(sweep.noted("start")) == 6
+    assert not handler.closed
 
 
 @pytest.mark.slow  # signals to this process: nothing for a long session
