@@ -2,6 +2,7 @@
 
 Ranks are forked from a server that has imported the heavy modules once: ten seconds less for each.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -9,12 +10,13 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import runpy
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from datetime import timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -72,6 +74,51 @@ def run_ranks(
         return pickle.loads(result.read_bytes())
 
 
+def run_script(
+    name: str, *arguments: object, cwd: Path = ROOT, timeout: int = 250
+) -> subprocess.CompletedProcess[str]:
+    """``python scripts/NAME.py ARGUMENTS``, in a process forked from the warm server.
+
+    Raises:
+        RankFailed: no end after `timeout` seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    command = [str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    with tempfile.TemporaryDirectory(prefix="script-") as folder:
+        output, errors = Path(folder, "stdout"), Path(folder, "stderr")
+        process = context.Process(
+            target=_script, args=(command, cwd, dict(os.environ), output, errors)
+        )
+        process.start()
+        try:
+            process.join(timeout)
+            said = [file.read_text() if file.exists() else "" for file in (output, errors)]
+            if process.exitcode is None:
+                raise RankFailed(f"{command}: no end after {timeout} s\n{said[0]}{said[1]}")
+            return subprocess.CompletedProcess(command, process.exitcode, *said)
+        finally:
+            _stop(process)
+
+
+def _script(
+    command: list[str], cwd: Path, environment: dict[str, str], output: Path, errors: Path
+) -> None:
+    _alone(environment, cwd, output, errors)
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")
+
+
+def _alone(environment: dict[str, str], cwd: Path, output: Path, errors: Path) -> None:
+    """Leaves the server's session, environment, folder, stdout and stderr."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+
+
 def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
@@ -121,23 +168,7 @@ def _free_port() -> int:
 def _rank(
     log: Path, environment: dict[str, str], fn_path: str, request: Path, result: Path, timeout: int
 ) -> None:
-    os.setsid()
-    os.environ.clear()  # the server's
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    try:
-        _call(fn_path, request, result, timeout)
-    except BaseException:
-        traceback.print_exc()
-        raise SystemExit(1) from None
-    finally:
-        sys.stdout.flush()
-
-
-def _call(fn_path: str, request: Path, result: Path, timeout: int) -> None:
+    _alone(environment, ROOT, log, log)
     import torch
     import torch.distributed as dist
 
