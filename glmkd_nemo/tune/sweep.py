@@ -17,10 +17,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from glmkd_nemo.config.strict import ConfigError
+from glmkd_nemo.report.json_file import read_json
 from glmkd_nemo.tune import study
 from glmkd_nemo.tune.locks import Stopped
 from glmkd_nemo.tune.plan import Cell, Configuration
-from glmkd_nemo.tune.results import CONFIGURATION, read_json
+from glmkd_nemo.tune.results import CONFIGURATION
 from glmkd_nemo.tune.run import RunFailedError, Runner
 from glmkd_nemo.tune.settings import ROOT, TuneSettings, flat
 from glmkd_nemo.tune.spelling import spell
