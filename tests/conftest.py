@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, no network, no telemetry, so runs are quick and repeatable."""
 
+import multiprocessing
 import os
 import socket
 from typing import Any
@@ -20,6 +21,10 @@ os.environ.setdefault("NEMO_LOG_LEVEL", "ERROR")
 
 import pytest
 import torch
+
+from tests.launch import PRELOAD
+
+multiprocessing.set_forkserver_preload(PRELOAD)  # of all that is started with `forkserver`
 
 torch.set_num_threads(1)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glmkd_nemo.report.json_file import read_json, write_json
+
 RECORDS = "stages"  # apart from the stages' folders, which NeMo tidies up when it resumes
 
 
@@ -73,11 +75,11 @@ class StageRunner:
         if folder.exists() and (started is None or started["fingerprint"] != fingerprint):
             shutil.rmtree(folder)  # of another configuration: its checkpoints must not be resumed
         folder.mkdir(parents=True, exist_ok=True)
-        _write(self.record(stage.name, "started"), {"fingerprint": fingerprint})
+        write_json(self.record(stage.name, "started"), {"fingerprint": fingerprint})
         self._announce(stage.name, False)
         outcome = stage.work(folder)
         whole = {"fingerprint": fingerprint, "spec": stage.spec, "outcome": outcome}
-        _write(self.record(stage.name, "done"), whole)
+        write_json(self.record(stage.name, "done"), whole)
         return outcome
 
     def _fingerprint(self, stage: Stage) -> str:
@@ -91,16 +93,5 @@ class StageRunner:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """The JSON at `path`; None where there is none or a crash left it half written."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content if isinstance(content, dict) and "fingerprint" in content else None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all: a kill in between leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
+    content = read_json(path)
+    return content if content is not None and "fingerprint" in content else None

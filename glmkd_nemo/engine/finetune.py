@@ -20,6 +20,7 @@ from glmkd_nemo.engine import train
 from glmkd_nemo.engine.best import NAME, SCORES, BestOnDev, write_scores
 from glmkd_nemo.engine.callbacks import ProgressLine, StopWithCheckpoint
 from glmkd_nemo.engine.trainer import build_trainer
+from glmkd_nemo.report.json_file import write_json
 from glmkd_nemo.report.run import write_run_page
 
 RESULTS = "results.json"
@@ -123,7 +124,7 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
     }
     if trainer.is_global_zero:
         write_run_page(outcome, folder / "report.html")
-        _write(folder / RESULTS, outcome)
+        write_json(folder / RESULTS, outcome)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in best.metrics.items())
         _say(f"best at step {best.step}: {shown} ({best.path})")
     torch.distributed.barrier()
@@ -210,12 +211,6 @@ def _done(path: Path, fingerprint: str) -> bool:
         )
     _say(f"done before: {path}")
     return True
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _say(text: str) -> None:

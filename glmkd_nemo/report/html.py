@@ -35,9 +35,20 @@ def heading(text: str) -> str:
     return f"<h2>{escape(text)}</h2>"
 
 
+def paragraph(text: str) -> str:
+    """A paragraph, escaped."""
+    return f"<p>{escape(text)}</p>"
+
+
 def listed(lines: list[str]) -> str:
-    """A list."""
-    return f"<ul>\n{items(lines)}\n</ul>"
+    """A list, escaped."""
+    items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>\n{items}\n</ul>"
+
+
+def side_by_side(pieces: list[str]) -> str:
+    """Pieces of HTML beside each other, as far as they fit."""
+    return f'<div class="side">{"".join(f"<div>{piece}</div>" for piece in pieces)}</div>'
 
 
 def facts(values: dict[str, Any]) -> str:
@@ -50,11 +61,6 @@ def drawing(figure: Figure, alternative: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return picture(buffer.getvalue(), alternative)
-
-
-def items(lines: list[str]) -> str:
-    """List items, escaped."""
-    return "\n".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
 def table(head: list[str], body: list[list[str]], numeric_from: int) -> str:

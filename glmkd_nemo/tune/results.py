@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from glmkd_nemo.report.json_file import read_json
 from glmkd_nemo.tune.plan import Cell, Configuration
 
 CONFIGURATION, RESULTS, NOT_RUN, LOG = "config.json", "results.json", "not_run.json", "log.txt"
@@ -135,23 +135,6 @@ def read_not_run(root: Path, folder: Path) -> NotRun | None:
         return None
     key = folder.relative_to(root).as_posix()
     return NotRun(key, bool(found["failed"]), str(found["reason"]), str(folder / LOG))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none, or a kill left it half written."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes whole or not at all: a kill in between leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
 
 
 def configurations(root: Path, cell: Cell) -> list[Configuration]:

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
+from glmkd_nemo.report.json_file import write_json
 from glmkd_nemo.tune.locks import Stopped, locked, one_of
 from glmkd_nemo.tune.plan import Cell, Configuration
 from glmkd_nemo.tune.results import (
@@ -31,7 +32,6 @@ from glmkd_nemo.tune.results import (
     read_result,
     run_folder,
     seed_folder,
-    write_json,
 )
 from glmkd_nemo.tune.spelling import spell
 

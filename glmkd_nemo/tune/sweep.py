@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -16,15 +17,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from glmkd_nemo.config.strict import ConfigError
+from glmkd_nemo.report.json_file import read_json
 from glmkd_nemo.tune import study
 from glmkd_nemo.tune.locks import Stopped
 from glmkd_nemo.tune.plan import Cell, Configuration
-from glmkd_nemo.tune.results import CONFIGURATION, read_json
+from glmkd_nemo.tune.results import CONFIGURATION
 from glmkd_nemo.tune.run import RunFailedError, Runner
 from glmkd_nemo.tune.settings import ROOT, TuneSettings, flat
 from glmkd_nemo.tune.spelling import spell
 
 TaskFunction = Callable[[DictConfig], Any]
+_NO_BEST_TRIAL = ("No trials are completed", "Record does not exist")  # Optuna: cached, stored
 
 
 def enumerate_runs(
@@ -134,8 +137,8 @@ def _launcher(settings: TuneSettings) -> list[str]:
         f"hydra.sweep.dir={spell(str(Path(settings.out).absolute() / 'hydra'))}",
         "hydra.sweep.subdir=.",
         "hydra.output_subdir=null",
-        "hydra/hydra_logging=disabled",
-        "hydra/job_logging=disabled",
+        "hydra/hydra_logging=none",  # "disabled" would close the handlers of other libraries
+        "hydra/job_logging=none",
     ]
 
 
@@ -151,17 +154,30 @@ def _multirun(task: TaskFunction, overrides: list[str]) -> None:
     from hydra.errors import HydraException
 
     GlobalHydra.instance().clear()
-    with _arguments(["--multirun", *overrides]):
+    with _arguments(["--multirun", *overrides]), _errors_only("hydra", "hydra_plugins", "optuna"):
         try:
             hydra.main(version_base="1.3", config_path=None)(task)()
         except HydraException as error:
             said = re.split("Config search path|To append", str(error))[0].strip()
             raise ConfigError(f"launcher, launcher_options or sampler: {said}") from error
         except ValueError as error:  # the sweeper wants a best trial, and there is none
-            if "No trials are completed" not in str(error):
+            if not str(error).startswith(_NO_BEST_TRIAL):
                 raise
         finally:
             GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _errors_only(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

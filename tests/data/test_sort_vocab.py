@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from glmkd_nemo.data.sort_vocab import (
 from glmkd_nemo.data.tokenizer import GLMTokenizer, build_tokenizer
 from glmkd_nemo.models.vocab_map import build_tables, by_token, kept_size
 from tests.data.conftest import SHARED, write_jsonl
+from tests.launch import run_script
 
-ROOT = Path(__file__).resolve().parents[2]
 RECORDED = SHARED / "golden" / "data" / "vocab_sort.json"
 BERT = SHARED / "data" / "bert-base-uncased-vocab.txt"
 TOTAL = 4543206935  # tokens of the recorded corpus: what the recorded shares leave
@@ -187,9 +185,8 @@ def test_what_is_refused(tmp_path: Path, tokenizer: GLMTokenizer, prefix: Path, 
 
 def test_the_script(tmp_path: Path, texts: list[str], vocab_dir: Path):
     source = write_jsonl(tmp_path / "texts.jsonl", texts[:5])
-    command = [sys.executable, str(ROOT / "scripts" / "sort_vocab.py"), "--corpus", str(source)]
-    command += ["--output", str(tmp_path / "v.tsv"), "--tokenizer-path", str(vocab_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    given = ["--corpus", source, "--output", tmp_path / "v.tsv", "--tokenizer-path", vocab_dir]
+    done = run_script("sort_vocab", *given)
     assert done.returncode == 0, done.stderr
     assert "come first" in done.stdout
     assert "count" in done.stderr  # the progress bar
@@ -197,6 +194,6 @@ def test_the_script(tmp_path: Path, texts: list[str], vocab_dir: Path):
         tmp_path / "v.tsv", build_tokenizer({"type": "bert", "path": str(vocab_dir)})
     )
     assert order[0] != 0
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    again = run_script("sort_vocab", *given)
     assert again.returncode == 1
     assert "--overwrite" in again.stderr

@@ -1,9 +1,6 @@
 """Evaluation of a saved model: metrics and files, the same in every layout."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,8 @@ import pytest
 
 from tests.data.words import tokenizer
 from tests.engine.evaluate_runs import LAYOUTS
-from tests.launch import run_ranks
+from tests.launch import run_ranks, run_script
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["the cat sat on the mat", "a b c d e f g", "who sat on the cat ?", "a cat , a mat", "b a"]
 pytestmark = pytest.mark.timeout(300)
 
@@ -69,7 +65,6 @@ def test_layouts_agree(place: Path, one: dict[str, Any]) -> None:
 
 def test_errors_are_one_message(place: Path, one: dict[str, Any]) -> None:
     (place / "bad.jsonl").write_text('{"text": "a b"}\n{"test": "a b"}\n')
-    script = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "task=lambada"]
     model = f"restore_from_path={place / 'tiny.nemo'}"
     cases = {
         "task.test_file=bad.jsonl": "bad.jsonl:2: no key 'text' (found ['test'])",
@@ -78,17 +73,9 @@ def test_errors_are_one_message(place: Path, one: dict[str, Any]) -> None:
     }
     common = [f"task.data_dir={place}", model, f"exp_manager.exp_dir={place / 'runs'}"]
     common.append("task.seq_length=32")
-    running = [
-        subprocess.Popen(
-            [*script, *common, argument],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for argument in cases
-    ]
-    for process, words in zip(running, cases.values(), strict=True):
-        _, text = process.communicate(timeout=250)
-        assert process.returncode == 2, text
+    for argument, words in cases.items():
+        done = run_script("evaluate", "task=lambada", *common, argument)
+        text = done.stderr
+        assert done.returncode == 2, text
         assert words in text
         assert "Traceback" not in text

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,9 @@ from glmkd_nemo.replay import cli
 from glmkd_nemo.replay.case import Case
 from glmkd_nemo.replay.flags import NotYet, Setting, parse, translation_of
 from glmkd_nemo.replay.flags.predictions import prediction_terms
+from tests.launch import run_script
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
 GOOD = HERE / "distill_pt" / "kd_readme_soft_hard_T10"
 EXCLUDED = {  # cases that record a fault of the reference
     "kd_mse_mask_ignored_bug": "mask",
@@ -34,15 +32,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "replay_golden.py"), *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    return run_script("replay_golden", *arguments)
 
 
 def make_case(folder: Path, record: dict[str, object]) -> Path:

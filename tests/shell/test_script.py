@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pydoc_data.topics
 import re
 import signal
@@ -13,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from glmkd_nemo.data.train_vocab import train_wordpiece
+from tests.launch import ROOT, run_script
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -28,9 +27,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Starts the script on a tiny model in ``place``."""
-    tiny = [
+def tiny(place: Path) -> list[str]:
+    """Settings of a tiny model of the text in ``place``."""
+    return [
         "model.num_layers=2",
         "model.hidden_size=16",
         "model.num_attention_heads=2",
@@ -47,14 +46,6 @@ def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
         "trainer.log_every_n_steps=1",
         f"exp_manager.exp_dir={place / 'runs'}",
     ]
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *tiny, *arguments],
-        cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def test_errors_are_one_message_without_traceback(place: Path):
@@ -64,10 +55,10 @@ def test_errors_are_one_message_without_traceback(place: Path):
         "model.tensor_model_parallel_size=2": "error: 1 processes .* cannot hold",
         f"exp_manager.exp_dir={place / 'text.txt'}": "error: cannot write to",
     }
-    running = [start(place, argument, "name=wrong") for argument in cases]
-    for process, words in zip(running, cases.values(), strict=True):
-        text, _ = process.communicate(timeout=300)
-        assert process.returncode == 2, text
+    for argument, words in cases.items():
+        done = run_script("pretrain", *tiny(place), argument, "name=wrong", cwd=place)
+        text = done.stdout + done.stderr
+        assert done.returncode == 2, text
         assert "Traceback" not in text
         assert text.startswith("error: ")
         assert re.search(words, text)
@@ -75,8 +66,14 @@ def test_errors_are_one_message_without_traceback(place: Path):
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path):
-    command = ("name=stopped", "trainer.max_steps=4000")
-    process = start(place, *command)
+    script = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *tiny(place)]
+    process = subprocess.Popen(
+        [*script, "name=stopped", "trainer.max_steps=4000"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 3/"):
@@ -87,9 +84,9 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path):
     assert "the same command goes on" in rest
     (last,) = (place / "runs" / "stopped" / "checkpoints").glob("*-last")
     step = int(last.name.split("step=")[1].split("-")[0])
-    again = start(place, command[0], f"trainer.max_steps={step + 2}")
-    text, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, text
-    assert f"step {step + 1}/{step + 2} loss" in text
-    assert f"step {step}/" not in text
+    more = f"trainer.max_steps={step + 2}"
+    again = run_script("pretrain", *tiny(place), "name=stopped", more, cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert f"step {step + 1}/{step + 2} loss" in again.stderr
+    assert f"step {step}/" not in again.stderr
     assert (place / "runs" / "stopped" / "stopped.nemo").is_file()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from glmkd_nemo.report.json_file import write_json
 from glmkd_nemo.tune import main as tune_main
 from glmkd_nemo.tune.locks import Stopped, locked, one_of, try_lock
 from glmkd_nemo.tune.plan import Cell
@@ -21,7 +22,6 @@ from glmkd_nemo.tune.results import (
     read_result,
     run_folder,
     seed_folder,
-    write_json,
 )
 from tests.tune.conftest import Sweep
 
