@@ -167,7 +167,9 @@ class _Planner:
     def _written(self, draft: _Draft, settings: StageSettings) -> Stage:
         values: dict[str, Any] = {}
         if isinstance(settings.overrides, list):
-            arguments = [str(self._filled(draft, entry)) for entry in settings.overrides]
+            found = [self._filled(draft, entry) for entry in settings.overrides]
+            several = [entry if isinstance(entry, list) else [entry] for entry in found]
+            arguments = [str(entry) for entries in several for entry in entries]
         else:
             values = self._values(draft, settings)
             arguments = [f"{key}={spell(value)}" for key, value in values.items()]
@@ -192,7 +194,7 @@ class _Planner:
             self._chain(draft, settings),
             s.scripts.get(script, {}),
             s.per_task.get(task, {}),
-            settings.overrides,
+            settings.overrides or {},
             settings.per_task.get(task, {}),
         )
         if self.tiny:
@@ -246,20 +248,29 @@ class _Planner:
         """`value` with ``{stage:NAME}``, ``{folder:NAME}``, ``{corpus}`` and so on replaced."""
         if isinstance(value, list):
             return [self._filled(draft, entry) for entry in value]
-        if value == "{corpus}":
-            return self._filled(draft, self.data.corpus)
         if not isinstance(value, str):
             return value
-        plain = {"tokenizer": self.data.tokenizer, "tasks": self.data.tasks}
-        own = {"task": draft.task or "", "folder": str(draft.folder), "out": str(self.out)}
-        for key, text in {**plain, **own}.items():
-            value = value.replace(f"{{{key}}}", text)
+        words = self._words(draft)
+        for key, found in words.items():
+            if value == f"{{{key}}}":  # of any type
+                return self._filled(draft, found)
+            if isinstance(found, str):
+                value = value.replace(f"{{{key}}}", found)
 
         def replaced(found: re.Match[str]) -> str:
             kind, name = found.groups()
             return self._model(draft, name) if kind == "stage" else self._folder(draft, name)
 
         return _REFERENCE.sub(replaced, value)
+
+    def _variables(self, draft: _Draft) -> dict[str, Any]:
+        given = self.settings.variables
+        return {**given.get("all", {}), **given.get(draft.task or "", {})}
+
+    def _words(self, draft: _Draft) -> dict[str, Any]:
+        data = {"tokenizer": self.data.tokenizer, "tasks": self.data.tasks}
+        own = {"task": draft.task or "", "folder": str(draft.folder), "out": str(self.out)}
+        return {"corpus": self.data.corpus, **data, **own, **self._variables(draft)}
 
     def _folder(self, draft: _Draft, name: str) -> str:
         return str(self._refer(draft, name).folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class StageSettings:
     """
 
     script: str = "pretrain"
-    overrides: Any = field(default_factory=dict)
+    overrides: Any = None
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     tiny: dict[str, Any] = field(default_factory=dict)
     student: str | None = None
@@ -95,6 +95,7 @@ class RecipeSettings:
         tasks: those that stages of ``finetune`` are run for.
         data: see there.
         models: ``.nemo`` files that there are already, by name; for ``${models.base}``.
+        variables: what ``{name}`` in overrides stands for, by task; ``all``: where a task has none.
         scripts: overrides of all stages, by script.
         per_task: overrides of all stages of ``finetune``, by task.
         tiny: see there.
@@ -108,6 +109,7 @@ class RecipeSettings:
     tasks: list[str] = field(default_factory=list)
     data: DataSettings = field(default_factory=DataSettings)
     models: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, dict[str, Any]] = field(default_factory=dict)
     scripts: dict[str, dict[str, Any]] = field(default_factory=dict)
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     tiny: TinySettings = field(default_factory=TinySettings)
@@ -169,20 +171,28 @@ def _read(path: Path, before: tuple[Path, ...]) -> Any:
     """A file on top of those that its key ``base`` names: parts, or other recipes."""
     if path in before:
         raise ConfigError(f"{path}: its bases name each other")
-    try:
-        found: Any = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML file: {error}") from error
-    if not OmegaConf.is_dict(found):
-        raise ConfigError(f"{path} must have keys such as base and stages")
-    bases = found.pop("base", None) or []
+    found = _loaded(path) if path.is_relative_to(CONF) else _loaded.__wrapped__(path)
+    own = {key: value for key, value in found.items_ex(resolve=False) if key != "base"}
+    bases = found.get("base") or []
     merged: Any = OmegaConf.create({})
     for base in [bases] if isinstance(bases, str) else bases:
         place = CONF / f"{base}.yaml"
         if not place.is_file():
-            raise ConfigError(f"{path}: base {base!r} is not in {os.fspath(CONF)}")
+            raise ConfigError(f"{path}: base {base!r} is not in {CONF}")
         merged = OmegaConf.merge(merged, _read(place, (*before, path)))
-    return OmegaConf.merge(merged, found)
+    return OmegaConf.merge(merged, own)
+
+
+@functools.cache
+def _loaded(path: Path) -> Any:
+    """A file as it is; those of ``conf/recipe`` are parsed once."""
+    try:
+        found = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML file: {error}") from error
+    if not OmegaConf.is_dict(found):
+        raise ConfigError(f"{path} must have keys such as base and stages")
+    return found
 
 
 def _changed(settings: Any, change: str) -> Any:
