@@ -29,6 +29,7 @@ from glmkd_nemo.checkpoint.archive import (
 )
 from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, save_shards, write_listing
 from glmkd_nemo.checkpoint.weights import WeightsMismatch, compare_weights, load_sharded
+from glmkd_nemo.engine.partitioned import sharded_weights
 from glmkd_nemo.engine.quiet import without_log_of_errors
 
 __all__ = [
@@ -102,7 +103,7 @@ class NemoConnector(SaveRestoreConnector):
             shutil.rmtree(stage, ignore_errors=True)
             (stage / WEIGHTS).mkdir(parents=True)
         torch.distributed.barrier()
-        weights = model.sharded_state_dict()
+        weights = sharded_weights(model)
         weights = {k: v for k, v in weights.items() if not k.startswith(NOT_EXPORTED)}
         save_shards(weights, stage / WEIGHTS)
         torch.distributed.barrier()

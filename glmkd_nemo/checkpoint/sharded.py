@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,15 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, type) else value
 
 
-def save_directory(state: dict[str, Any], path: Path) -> None:
+def save_directory(
+    state: dict[str, Any], path: Path, beside: Callable[[Path], None] | None = None
+) -> None:
     """Saves a (partly) sharded state dict as directory ``path``; all ranks call it.
+
+    Args:
+        state: its tensors may be sharded.
+        path: the directory.
+        beside: writes further files into the directory that it is given; all ranks call it.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -55,6 +63,8 @@ def save_directory(state: dict[str, Any], path: Path) -> None:
         temporary.mkdir(parents=True)
     torch.distributed.barrier()
     save_shards(plain(state), temporary)
+    if beside is not None:
+        beside(temporary)
     torch.distributed.barrier()
     if first:
         write_listing(temporary)

@@ -10,7 +10,7 @@ from glmkd_nemo.data.config import DataConfig, TokenizerConfig
 
 @dataclass
 class TrainerSection:
-    """Lightning's trainer; what is not here is fixed by Megatron-Core's engine.
+    """Lightning's trainer; what is not here is fixed by the engine.
 
     Attributes:
         devices: processes per node.
@@ -84,6 +84,7 @@ class OptimSection:
         initial_loss_scale: fp16 only.
         loss_scale_window: fp16 only: good steps before the scale doubles.
         hysteresis: fp16 only: bad steps before it halves.
+        min_loss_scale: fp16 only: where halving ends.
     """
 
     name: str = "mcore_distributed_optim"
@@ -95,6 +96,7 @@ class OptimSection:
     initial_loss_scale: float = 65536.0
     loss_scale_window: int = 1000
     hysteresis: int = 2
+    min_loss_scale: float = 1.0
     sched: SchedSection = field(default_factory=SchedSection)
 
 
@@ -105,10 +107,20 @@ class TeacherSection:
     Attributes:
         restore_from_path: its ``.nemo``, saved at any layout.
         trainable: it learns with its student, from the soft labels; frozen by default.
+        transformer_engine, fp8, fp8_*: as the student's (see :class:`ModelSection`), for this
+            teacher alone.
     """
 
     restore_from_path: str | None = None
     trainable: bool = False
+    transformer_engine: bool | None = None
+    fp8: bool = False
+    fp8_e4m3: bool = False
+    fp8_hybrid: bool = False
+    fp8_recipe: str = "tensorwise"
+    fp8_margin: int = 0
+    fp8_amax_history_len: int = 1024
+    fp8_amax_compute_algo: str = "max"
 
 
 @dataclass
@@ -179,7 +191,8 @@ class StudentInitSection:
 class ModelSection:
     """Model, parallel layout, data and optimizer; the only section that a ``.nemo`` keeps.
 
-    Names are NeMo's. See :class:`~glmkd_nemo.models.config.GLMConfig` for GLM's own.
+    Names are NeMo's. See :class:`~glmkd_nemo.models.config.GLMConfig` for GLM's own, and
+    :func:`~glmkd_nemo.engine.precision.fp8_settings` for fp8.
     """
 
     micro_batch_size: int = 4
@@ -218,6 +231,7 @@ class ModelSection:
     fp8: bool = False
     fp8_e4m3: bool = False
     fp8_hybrid: bool = False
+    fp8_recipe: str = "delayed"
     fp8_margin: int = 0
     fp8_amax_history_len: int = 1024
     fp8_amax_compute_algo: str = "max"
@@ -235,6 +249,26 @@ class ModelSection:
 
 
 @dataclass
+class EngineSection:
+    """What trains the model; all but the name is DeepSpeed's.
+
+    Attributes:
+        name: megatron (Megatron-Core) or deepspeed.
+        zero_stage: what data-parallel ranks divide among them: 0 nothing, 1 optimizer state,
+            2 gradients too, 3 weights too (a frozen teacher's stay whole).
+        offload_optimizer: keep the optimizer state in the host's memory, and step there.
+        offload_parameters: keep the weights there (stage 3).
+        config: further keys of DeepSpeed's own configuration.
+    """
+
+    name: str = "megatron"
+    zero_stage: int | None = None
+    offload_optimizer: bool | None = None
+    offload_parameters: bool | None = None
+    config: dict[str, Any] | None = None
+
+
+@dataclass
 class PretrainSchema:
     """The whole configuration of ``scripts/pretrain.py``.
 
@@ -242,13 +276,14 @@ class PretrainSchema:
         name: of the experiment.
         restore_from_path: a ``.nemo`` whose weights to start from.
         save_nemo: where to write the trained ``.nemo`` (null: into the log directory).
-        trainer, model: see there.
+        engine, trainer, model: see there.
         exp_manager: NeMo's experiment manager, its own keys.
     """
 
     name: str = "glm"
     restore_from_path: str | None = None
     save_nemo: str | None = None
+    engine: EngineSection = field(default_factory=EngineSection)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     exp_manager: Any = None
     model: ModelSection = field(default_factory=ModelSection)

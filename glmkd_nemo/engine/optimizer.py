@@ -64,6 +64,12 @@ class McoreOptimizer(torch.optim.Optimizer):
         self.skipped += not done
         return loss
 
+    @property
+    def scale_loss(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Multiplies a loss before its backward (with fp16)."""
+        scale: Callable[[torch.Tensor], torch.Tensor] = self.mcore.scale_loss
+        return scale
+
     def loss_scale(self) -> float:
         """The factor that losses are multiplied by before backward (1 without fp16)."""
         return float(self.mcore.get_loss_scale())
@@ -143,7 +149,7 @@ def build_optimizer(optim: Mapping[str, Any], precision: str, chunks: list[Any])
         fp16=precision == "16",
         params_dtype=half,
         initial_loss_scale=float(optim.get("initial_loss_scale", 2.0**16)),
-        min_loss_scale=1.0,
+        min_loss_scale=float(optim.get("min_loss_scale", 1.0)),
         loss_scale_window=float(optim.get("loss_scale_window", 1000)),
         hysteresis=int(optim.get("hysteresis", 2)),
     )

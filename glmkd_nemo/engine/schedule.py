@@ -48,8 +48,8 @@ def wrap_in_ddp(chunks: list[Any], config: Any, optimizer: str) -> list[Any]:
 
 
 def is_wrapped(chunks: list[Any]) -> bool:
-    """Whether :func:`wrap_in_ddp` has been applied."""
-    return any(isinstance(chunk, DistributedDataParallel) for chunk in chunks)
+    """Whether chunks are ready for training (see ``MegatronStrategy.wrap``)."""
+    return any(hasattr(chunk, "zero_grad_buffer") for chunk in chunks)
 
 
 def split(batch: Batch, micro_batch_size: int) -> list[Batch]:
@@ -131,7 +131,8 @@ def run(
     Args:
         step: mcore's ``forward_step_func``.
         micro_batches: of this data-parallel rank, all of one shape.
-        chunks: this rank's model chunks.
+        chunks: this rank's model chunks; one of another engine has a ``forward_backward`` of its
+            own in place of the schedule.
         forward_only: no backward, no gradient.
         copies: how many times the step stacks a micro-batch for the model.
 
@@ -143,7 +144,8 @@ def run(
     """
     rows, length = micro_batches[0]["input_ids"].shape
     _check_length(length, get_model_config(chunks[0]))
-    results = get_forward_backward_func()(
+    schedule = getattr(chunks[0], "forward_backward", None) or get_forward_backward_func()
+    results = schedule(
         forward_step_func=step,
         data_iterator=iter(micro_batches),
         model=chunks,

@@ -18,9 +18,11 @@ from nemo.utils import AppState
 from nemo.utils.model_utils import ckpt_to_dir
 
 from glmkd_nemo.checkpoint import sharded
-from glmkd_nemo.engine import quiet, random
+from glmkd_nemo.engine import quiet, random, schedule
+from glmkd_nemo.engine.optimizer import build_optimizer
 
 _UNSHARDED = ("state_dict", "optimizer_states")
+ENGINE_FOLDER = "deepspeed"  # of a checkpoint that DeepSpeed's engine wrote
 quiet.screen()
 
 
@@ -80,6 +82,14 @@ class MegatronStrategy(DDPStrategy):
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
+    def wrap(self, module: Any) -> list[Any]:
+        """The module's chunks ready for training: in Megatron-Core's DDP."""
+        return schedule.wrap_in_ddp(module.chunks, module.glm.config, module.cfg.optim.name)
+
+    def build_optimizer(self, module: Any, optim: Any) -> Any:
+        """The optimizer of wrapped chunks, behind torch's interface."""
+        return build_optimizer(optim, module.precision, module.chunks)
+
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         """The optimizer exists only after set-up."""
@@ -99,24 +109,36 @@ class MegatronStrategy(DDPStrategy):
         """Saves Lightning's own state with sharded weights and optimizer; all ranks call it."""
         module = self.lightning_module
         weights = module.sharded_state_dict()
-        state = {key: value for key, value in checkpoint.items() if key not in _UNSHARDED}
+        state = self.without_shards(checkpoint)
         state["state_dict"] = weights
         if checkpoint.get("optimizer_states"):
             state["optimizer_states"] = [module.optimizer_sharded_state_dict(weights)]
+            state["skipped_steps"] = self.optimizers[0].skipped
         sharded.save_directory(state, ckpt_to_dir(str(filepath)))
+
+    @staticmethod
+    def without_shards(checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What is Lightning's own in a checkpoint: all but weights and optimizer."""
+        return {key: value for key, value in checkpoint.items() if key not in _UNSHARDED}
 
     def load_checkpoint(self, checkpoint_path: Any, **ignored: Any) -> dict[str, Any]:
         """Reads a checkpoint directory into this rank's shards.
 
         Raises:
             FileNotFoundError, CheckpointDamaged: by name.
-            ValueError: weights that are missing, unexpected or of another shape.
+            ValueError: weights that are missing, unexpected or of another shape, or an optimizer
+                of DeepSpeed's.
         """
         from glmkd_nemo.checkpoint.nemo import compare_weights
 
         path = Path(checkpoint_path)
         sharded.check_whole(path)
         module = self.lightning_module
+        if module.trainer.state.fn == TrainerFn.FITTING and (path / ENGINE_FOLDER).is_dir():
+            raise ValueError(
+                f"checkpoint {path} was written by DeepSpeed: go on with engine=deepspeed and its "
+                "other settings."
+            )
         weights = module.sharded_state_dict()
         compare_weights(weights, path, str(path), also_there=("optimizer",))
         wanted: dict[str, Any] = {"state_dict": weights}
@@ -133,6 +155,7 @@ class MegatronStrategy(DDPStrategy):
     def load_optimizer_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Puts loaded shards into the optimizer."""
         self.optimizers[0].load_state_dict(checkpoint["optimizer_states"][0])
+        self.optimizers[0].skipped = int(checkpoint.get("skipped_steps", 0))
 
     def remove_checkpoint(self, filepath: Any) -> None:
         """Removes a checkpoint directory."""

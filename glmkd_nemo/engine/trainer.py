@@ -8,13 +8,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from glmkd_nemo.engine.deepspeed_config import uses_deepspeed
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.precision import check_precision
 from glmkd_nemo.engine.strategy import MegatronStrategy
 
-# Settings that belong to Megatron-Core's engine or to exp_manager; a user cannot change them
+# Settings that belong to the engine or to exp_manager; a user cannot change them
 _FIXED: dict[str, Any] = {
-    "precision": 32,  # mcore casts and scales, Lightning must not
+    "precision": 32,  # the engine casts and scales, Lightning must not
     "logger": False,
     "enable_checkpointing": False,
     "use_distributed_sampler": False,
@@ -37,7 +38,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> T
         callbacks: further callbacks.
 
     Raises:
-        ValueError: a layout or precision that cannot be had, before any process starts.
+        ValueError: a layout, precision or engine that cannot be had, before any process starts.
     """
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -46,10 +47,17 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> T
     if isinstance(settings.get("devices"), int):
         check_layout(cfg.model, settings["devices"] * int(settings.get("num_nodes", 1)))
     check_precision(cfg.model)
-    strategy = MegatronStrategy(
+    sizes = (
         int(cfg.model.tensor_model_parallel_size),
         int(cfg.model.pipeline_model_parallel_size),
         int(cfg.model.get("seed", 1234)),
     )
+    strategy: MegatronStrategy
+    if uses_deepspeed(cfg):
+        from glmkd_nemo.engine.deepspeed import DeepSpeedStrategy
+
+        strategy = DeepSpeedStrategy(cfg.engine, *sizes)
+    else:
+        strategy = MegatronStrategy(*sizes)
     merged = {str(key): value for key, value in settings.items()} | _FIXED
     return Trainer(strategy=strategy, callbacks=list(callbacks or []), **merged)

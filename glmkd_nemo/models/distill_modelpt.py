@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from megatron.core import parallel_state
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
 from glmkd_nemo.checkpoint.weights import load_sharded
+from glmkd_nemo.config.schema import TeacherSection
 from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
@@ -197,14 +199,19 @@ class GLMDistillModelPT(GLMModelPT):
 
 
 def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:
-    """The configuration inside a teacher's archive; its own fp8 does not apply here."""
+    """The configuration inside a teacher's archive; fp8 is as this run's section says."""
     if not teacher.get("restore_from_path"):
         raise ValueError(
             f"model.teachers.{name}.restore_from_path is not set: give the .nemo of a GLM trained "
             "by scripts/pretrain.py."
         )
     cfg = read_nemo_config(teacher.restore_from_path)
-    cfg.fp8 = False
+    with open_dict(cfg):
+        for field in dataclasses.fields(TeacherSection):
+            if field.name.startswith("fp8") or field.name == "transformer_engine":
+                cfg[field.name] = teacher.get(field.name, field.default)
+        if not teacher.get("trainable"):
+            cfg.activations_checkpoint_granularity = None  # there is no backward to recompute for
     return cfg
 
 

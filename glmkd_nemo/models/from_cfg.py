@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from glmkd_nemo.engine.precision import precision_name
+from glmkd_nemo.engine.precision import fp8_settings, precision_name
 from glmkd_nemo.models.config import GLMConfig, pipeline_layout
 from glmkd_nemo.models.vocab_map import kept_size
 
@@ -31,7 +31,7 @@ def glm_config_from_cfg(
         split: layers per pipeline stage (default: even).
 
     Raises:
-        ValueError: impossible sizes, or fp8 without Transformer Engine.
+        ValueError: impossible sizes, or fp8 without Transformer Engine or at sizes that it lacks.
     """
     on_gpu = torch.cuda.is_available()
     return GLMConfig(
@@ -43,7 +43,7 @@ def glm_config_from_cfg(
         **_vocab_map(cfg, vocab_size),
         **_regularisation(cfg),
         **_parallel(cfg if parallel is None else parallel, split),
-        **_fp8(cfg),
+        **_fp8(cfg, int((parallel or cfg).get("tensor_model_parallel_size", 1))),
     )
 
 
@@ -131,18 +131,26 @@ def _recompute_layers(cfg: Mapping[str, Any]) -> int | None:
     return cfg.get("activations_checkpoint_num_layers") if method == "block" else None
 
 
-def _fp8(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def _fp8(cfg: Mapping[str, Any], tp: int) -> dict[str, Any]:
     """fp8 settings; without Transformer Engine Megatron-Core would ignore them in silence."""
-    if not cfg.get("fp8"):
+    settings = fp8_settings(cfg)
+    if not settings:
         return {}
     if not use_transformer_engine(cfg.get("transformer_engine")):
         raise ValueError(
             "fp8=true needs Transformer Engine, which cannot be imported or is switched off: "
             "install the extra `te` on a CUDA machine, or set model.fp8=false."
         )
-    return {
-        "fp8": "e4m3" if cfg.get("fp8_e4m3") else "hybrid",
-        "fp8_margin": cfg.get("fp8_margin", 0),
-        "fp8_amax_history_len": cfg.get("fp8_amax_history_len", 1024),
-        "fp8_amax_compute_algo": cfg.get("fp8_amax_compute_algo", "max"),
+    inner = cfg.get("bottleneck_size") or cfg["hidden_size"]
+    widths = {
+        "hidden_size": cfg["hidden_size"],
+        "hidden_size or bottleneck_size, per rank,": inner // tp,
+        "ffn_hidden_size, per rank,": (cfg.get("ffn_hidden_size") or 4 * inner) // tp,
     }
+    for name, width in widths.items():
+        if width % 16:
+            raise ValueError(
+                f"fp8=true: {name} is {width}, and fp8 products need multiples of 16: choose "
+                "other sizes, or fp8=false."
+            )
+    return settings

@@ -153,4 +153,6 @@ class GLMModel(LanguageModule):
         """Parameters of this rank's shard; tied and shared ones count on their first stage."""
         head = 0 if self.pre_process or not self.post_process else self.output_layer.weight.numel()
         copies = self.decoder.num_copied_parameters()
-        return sum(p.numel() for p in self.parameters()) - head - copies
+        # under ZeRO-3 a rank has a part of each
+        sizes = (getattr(p, "ds_numel", p.numel()) for p in self.parameters())
+        return sum(sizes) - head - copies

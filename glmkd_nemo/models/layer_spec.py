@@ -53,9 +53,18 @@ def block_spec(
         config: says whether Transformer Engine is used.
         layers: global indices of the stage's layers.
         tapped_layers: those of which a tensor is tapped; they get the plain form.
+
+    Raises:
+        ValueError: fp8 is asked for, and no layer has the fused form.
     """
     if config.share_layers and tapped_layers:
         tapped_layers = range(config.num_layers)  # weights can be shared by layers of one kind only
+    if config.fp8 and all(i in tapped_layers for i in range(config.num_layers)):
+        raise ValueError(
+            f"fp8=true: all {config.num_layers} layers of this model are tapped by the terms of "
+            "model.distill, and a tapped layer computes without fp8: set fp8=false, or tap fewer "
+            "layers."
+        )
     specs = [
         fused_layer_spec()
         if config.transformer_engine and i not in tapped_layers

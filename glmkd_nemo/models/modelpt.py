@@ -23,7 +23,7 @@ from glmkd_nemo.engine import data_feed, quiet, random, schedule
 from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
 from glmkd_nemo.engine.layout import check_layout
-from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer, build_scheduler
+from glmkd_nemo.engine.optimizer import McoreOptimizer, build_scheduler
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
 from glmkd_nemo.models.export import plain_glm_config
@@ -106,13 +106,12 @@ class GLMModelPT(ModelPT):
         self.chunks = [schedule.in_precision(self.model)]
 
     def setup_data_parallel(self) -> None:
-        """Wraps the chunks in Megatron-Core's DDP; called by the strategy before training."""
+        """Has the strategy wrap the chunks for its engine, which calls this before training."""
         if schedule.is_wrapped(self.chunks):
             return
         check_layout(self.cfg, torch.distributed.get_world_size())
-        config = self.glm.config
-        self.chunks = schedule.wrap_in_ddp(self.chunks, config, self.cfg.optim.name)
-        config.finalize_model_grads_func = self.finalize_grads
+        self.chunks = self.trainer.strategy.wrap(self)
+        self.glm.config.finalize_model_grads_func = self.finalize_grads
 
     @property
     def glm(self) -> GLMModel:
@@ -123,11 +122,11 @@ class GLMModelPT(ModelPT):
     def setup_optimization(self, optim_config: Any = None, optim_kwargs: Any = None) -> None:
         """Builds optimizer and learning-rate schedule from ``cfg.optim``."""
         optim = self.cfg.optim if optim_config is None else optim_config
-        self._optimizer = build_optimizer(optim, self.precision, self.chunks)
+        self._optimizer = self.trainer.strategy.build_optimizer(self, optim)
         self._scheduler = build_scheduler(
             self._optimizer, optim.get("sched"), self.trainer.max_steps
         )
-        self.glm.config.grad_scale_func = self._optimizer.mcore.scale_loss
+        self.glm.config.grad_scale_func = self._optimizer.scale_loss
 
     # ---- one step ---------------------------------------------------------------------------
 
@@ -200,6 +199,7 @@ class GLMModelPT(ModelPT):
             values["train/grad_norm_before"] = float(optimizer.grad_norm)
         if self.precision == "16":
             values["train/loss_scale"] = optimizer.loss_scale()
+            values["train/skipped_steps"] = float(optimizer.skipped)
         self.log_dict(values, rank_zero_only=True, batch_size=1)
         return self.last_parts["loss"]
 

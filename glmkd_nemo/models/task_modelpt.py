@@ -167,6 +167,7 @@ def weights_of(model: GLMTaskModelPT, path: str) -> None:
     """Puts the weights of a ``.nemo`` of this model's sizes into it; all ranks call it."""
     from glmkd_nemo.checkpoint.archive import WEIGHTS, extracted
     from glmkd_nemo.checkpoint.weights import load_sharded
+    from glmkd_nemo.engine.partitioned import whole
 
-    with extracted(path) as folder:
+    with extracted(path) as folder, whole(model.glm, changes=True):
         load_sharded(model.glm, folder / WEIGHTS, label=path)

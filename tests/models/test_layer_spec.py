@@ -100,6 +100,23 @@ def test_fp8_reaches_megatron_core(changes: dict[str, Any], kind: str | None):
         assert found.fp8_amax_compute_algo == "max"
 
 
+@pytest.mark.usefixtures("transformer_engine")
+def test_student_and_teacher_have_recipes_of_their_own():
+    student = config(fp8=True, fp8_recipe="blockwise")
+    teacher = config(fp8=True, fp8_recipe="tensorwise", fp8_e4m3=True)
+    assert (student.fp8, student.fp8_recipe) == ("hybrid", "blockwise")
+    assert (teacher.fp8, teacher.fp8_recipe) == ("e4m3", "tensorwise")
+
+
+@pytest.mark.usefixtures("transformer_engine")
+def test_fp8_is_refused_where_it_would_do_nothing():
+    assert block_spec(config(fp8=True), range(3), {0, 2})
+    with pytest.raises(ValueError, match="all 3 layers of this model are tapped"):
+        block_spec(config(fp8=True), range(3), {0, 1, 2})
+    with pytest.raises(ValueError, match=r"hidden_size is 24, .* multiples of 16"):
+        config(fp8=True, hidden_size=24)
+
+
 def test_layernorms_are_marked_for_sequence_parallelism():
     wide = config(tensor_model_parallel_size=2, sequence_parallel=True)
     for settings, marked in ((config(), False), (wide, True)):
