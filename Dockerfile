@@ -1,18 +1,41 @@
-# GPU image. The base brings CUDA, NCCL, PyTorch, Transformer Engine and NVIDIA's Apex, built for
-# each other; they stay as they are. The PyPI project named "apex" is another thing: never installed.
-FROM nvcr.io/nvidia/pytorch:25.09-py3
+# syntax=docker/dockerfile:1
+#
+# GPU image. Data and results are mounted at /workspace:
+#   docker build -t glmkd-nemo .
+#   docker run --gpus all --ipc=host --rm -it -v "$PWD:/workspace" glmkd-nemo \
+#     scripts/pretrain.py trainer=gpu exp_manager.exp_dir=/workspace/runs ...
+#
+# Build arguments (docker build --build-arg NAME=VALUE):
+#   BASE      image with CUDA, NCCL, PyTorch, Transformer Engine and NVIDIA's Apex, built for each
+#             other; they stay as they are. (The PyPI project named "apex" is another thing.) Pin it
+#             to the byte with a digest: BASE=nvcr.io/nvidia/pytorch:25.09-py3@sha256:...
+#   EXTRAS    extras of pyproject.toml to install: `test` for the test suite, `docs`
+#   DEEPSPEED version of DeepSpeed, that of engine=deepspeed
+#   REQUIRED  modules without which the build stops; drop apex for a base without it: it only
+#             makes some kernels faster
+#   UID       of the user that everything runs as
+ARG BASE=nvcr.io/nvidia/pytorch:25.09-py3
 
-# Everything else at this project's tested versions. The base image sets PIP_CONSTRAINT to its own
-# list, which disagrees with ours; torch and numpy are left to the base.
+# ---- everything that is installed on top of the base, in an environment of its own ---------------
+FROM ${BASE} AS builder
+
+ARG EXTRAS=deepspeed,test
+ARG DEEPSPEED=0.19.8
+ARG REQUIRED="transformer_engine apex deepspeed"
+
+# The base image sets PIP_CONSTRAINT to its own list, which disagrees with ours. DS_BUILD_OPS=0:
+# DeepSpeed compiles a kernel when it is first needed, on the machine that has the GPU.
 ENV PIP_CONSTRAINT= \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PYTHONUNBUFFERED=1
+    DS_BUILD_OPS=0
 
 WORKDIR /opt/glmkd_nemo
 COPY pyproject.toml constraints.txt README.md ./
 COPY glmkd_nemo ./glmkd_nemo
-RUN python - <<'PY' > constraints.image.txt
+
+# This project's tested versions, but for torch and numpy, which are the base's.
+RUN python -m venv --system-site-packages /opt/venv && /opt/venv/bin/python - <<'PY' > constraints.image.txt
 from importlib.metadata import version
 kept = ("torch", "numpy")
 for line in open("constraints.txt"):
@@ -21,13 +44,42 @@ for line in open("constraints.txt"):
 for name in kept:
     print(f"{name}=={version(name)}")
 PY
-RUN python -m pip install -e '.[test]' -c constraints.image.txt
+
+# Editable: the package finds conf/ beside itself.
+RUN /opt/venv/bin/python -m pip install -e ".[${EXTRAS}]" "deepspeed==${DEEPSPEED}" \
+    -c constraints.image.txt
+
+RUN /opt/venv/bin/python - <<'PY'
+import os
+import sys
+from importlib.util import find_spec
+missing = [name for name in os.environ.get("REQUIRED", "").split() if find_spec(name) is None]
+if missing:
+    sys.exit(f"not in this image: {', '.join(missing)}; choose another BASE, or change REQUIRED")
+PY
+
+# ---- what runs -----------------------------------------------------------------------------------
+FROM ${BASE} AS runtime
+
+ARG UID=10001
+
+ENV PATH=/opt/venv/bin:${PATH} \
+    PIP_CONSTRAINT= \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+RUN useradd --no-log-init --create-home --uid "${UID}" glm \
+    && install --directory --owner=glm --group=glm /workspace /opt/glmkd_nemo/runs
+
+WORKDIR /opt/glmkd_nemo
+COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /opt/glmkd_nemo/glmkd_nemo.egg-info ./glmkd_nemo.egg-info
+COPY pyproject.toml constraints.txt README.md CHANGELOG.md Makefile ./
+COPY glmkd_nemo ./glmkd_nemo
 COPY conf ./conf
 COPY scripts ./scripts
 COPY tests ./tests
-COPY Makefile CHANGELOG.md ./
 
-RUN useradd --create-home --uid 10001 glm && chown -R glm:glm /opt/glmkd_nemo
 USER glm
 ENTRYPOINT ["python"]
 CMD ["scripts/pretrain.py", "--help"]

@@ -38,18 +38,28 @@ class Tokens:
         batch: sequences.
         length: positions of each.
         element: bytes of an element of the model's type.
-        dropout_mask: bytes of an element of a dropout mask: 1 on CUDA, as ``element`` on the CPU.
+        on_cpu: without CUDA: torch's kernels there keep other masks.
     """
 
     batch: int
     length: int
     element: int
-    dropout_mask: int = 1
+    on_cpu: bool = False
 
     @property
     def count(self) -> int:
         """Positions of all sequences."""
         return self.batch * self.length
+
+    @property
+    def dropout_mask(self) -> int:
+        """Bytes of an element of a dropout mask: booleans, on the CPU factors."""
+        return self.element if self.on_cpu else 1
+
+    @property
+    def attention_bias(self) -> int:
+        """Bytes of an element of the prefix mask that each layer's kernel keeps for itself."""
+        return 0 if self.on_cpu else self.element
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def attention_core(config: GLMConfig, tokens: Tokens, explicit: bool) -> int:
     heads = config.num_attention_heads / config.tensor_model_parallel_size
     square = tokens.batch * tokens.length**2
     if not explicit:
-        return int(tokens.count * (e * w + FP32 * heads) + e * square)
+        return int(tokens.count * (e * w + FP32 * heads) + tokens.attention_bias * square)
     dropped = tokens.dropout_mask if config.attention_dropout > 0 else 0
     probs = FP32 + dropped + (e if e < FP32 or dropped else 0)  # softmax, mask, what is multiplied
     return int(tokens.count * 2 * e * w + square * (1 + heads * (e + probs)))

@@ -34,6 +34,8 @@ class Assumed:
     Attributes:
         mfu: share of the peak that matrix products reach.
         bandwidth: share of the bandwidths that memory and links reach.
+        layer_us: host time to launch the kernels of a layer's forward (its backward: twice that),
+            microseconds; a layer takes no less, however small the micro-batch.
         context_gib: CUDA context and libraries, GiB.
         communicator_gib: buffers of each NCCL communicator, GiB.
         fragmentation: memory of activations and other passing tensors that is lost between blocks,
@@ -43,6 +45,7 @@ class Assumed:
 
     mfu: float = 0.4
     bandwidth: float = 0.7
+    layer_us: float = 150.0
     context_gib: float = 0.75
     communicator_gib: float = 0.15
     fragmentation: float = 0.1

@@ -83,16 +83,19 @@ def layout_of(model: Mapping[str, Any], nodes: int, per_node: int) -> Layout:
     return layout
 
 
-def candidates(model: Mapping[str, Any], nodes: int, per_node: int) -> Iterator[Layout]:
+def candidates(
+    model: Mapping[str, Any], nodes: int, per_node: int, max_pipeline: int
+) -> Iterator[Layout]:
     """All layouts of a cluster that a model can be run at; tensor parallelism within a node.
 
     Args:
         model, nodes, per_node: as in :func:`layout_of`; batch and sequence parallelism (where TP
             is above 1) are kept.
+        max_pipeline: the most pipeline stages.
     """
     world, total = nodes * per_node, int(model["global_batch_size"])
     for tp in _divisors(per_node):
-        for pp in _divisors(world // tp):
+        for pp in (n for n in _divisors(world // tp) if n <= max_pipeline):
             dp = world // (tp * pp)
             for micro in _divisors(total // dp) if total % dp == 0 else ():
                 flat = tp > 1 and bool(model.get("sequence_parallel"))

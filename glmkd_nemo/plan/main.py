@@ -25,20 +25,20 @@ def _plan(settings: PlanSettings, teachers: list[str], run: list[str]) -> int:
     # after the settings: these import Megatron-Core
     from glmkd_nemo.plan.layout import layout_of
     from glmkd_nemo.plan.request import planned_run
-    from glmkd_nemo.plan.search import plan_at, remedies, search
+    from glmkd_nemo.plan.search import plan_at, search
     from glmkd_nemo.plan.table import paste_words, show_plan, show_search
 
     planned = planned_run(settings, teachers, run)
     if not settings.search:
-        layout = layout_of(planned.request.model, settings.nodes, settings.gpus_per_node)
+        layout = layout_of(planned.request.model, *planned.cluster)
         plan = plan_at(planned.request, layout, settings)
         show_plan(plan, planned.title, settings)
         return 0 if plan.fits else DOES_NOT_FIT
-    plans = search(planned.request, settings, _with_bar)
+    plans = search(planned.request, planned.cluster, settings, _with_bar)
     best = plans[0]
     if not best.fits:
         show_plan(best, planned.title, settings)
-        print(f"error: nothing fits; above is the layout that needs least: {remedies(best)}")
+        print("error: nothing fits; above is the layout that needs least", file=sys.stderr)
         return DOES_NOT_FIT
     show_plan(best, planned.title, settings)
     show_search(plans, settings)

@@ -85,7 +85,7 @@ def tokens_of(model: Mapping[str, Any], config: GLMConfig, on_cpu: bool = False)
     task = model.get("task") or {}
     length = int(task.get("seq_length") or model["encoder_seq_length"])
     batch = int(model["micro_batch_size"])
-    return Tokens(batch, length, element, element if on_cpu else 1)
+    return Tokens(batch, length, element, on_cpu)
 
 
 def memory_of(

@@ -30,10 +30,12 @@ class Planned:
     Attributes:
         title: what it is, for the user.
         request: its models.
+        cluster: nodes, and devices of each.
     """
 
     title: str
     request: Request
+    cluster: tuple[int, int]
 
 
 def planned_run(settings: PlanSettings, teachers: Sequence[str], run: Sequence[str]) -> Planned:
@@ -48,13 +50,13 @@ def planned_run(settings: PlanSettings, teachers: Sequence[str], run: Sequence[s
         ValueError: a model, teacher, recipe or stage that is not there, with the remedy.
         OSError: an archive that cannot be read.
     """
-    archives: dict[str, Sequence[str]] = {}
-    if settings.recipe is None:
-        script, arguments, title = "pretrain", list(run), ""
-    else:
-        script, arguments, archives = _of_recipe(settings, run)
-        title = f"recipe {settings.recipe}, stage {settings.stage}"
-    cfg = compose(script, [*_trainer(settings, arguments), *arguments])
+    source = _Source("pretrain", list(run), {}, (1, 8))
+    if settings.recipe is not None:
+        source = _of_recipe(settings, run)
+    arguments, archives = source.arguments, source.archives
+    nodes, devices = source.cluster
+    cluster = settings.nodes or nodes, settings.gpus_per_node or devices
+    cfg = compose(source.script, [*_trainer(settings, arguments), *arguments])
     model = dict(cfg["model"])
     start = cfg.get("restore_from_path")
     if start not in _UNKNOWN_YET and not any(a.startswith("model=") for a in arguments):
@@ -66,7 +68,10 @@ def planned_run(settings: PlanSettings, teachers: Sequence[str], run: Sequence[s
     size = settings.vocab_size or vocabulary_of(model["tokenizer"])
     if hosted and not (model.get("distill") or {}).get("terms"):
         raise ConfigError("a teacher is given and no method: add method=glmd, or another one.")
-    return Planned(title or _title(arguments, teachers), Request(model, hosted, size))
+    title = _title(arguments, teachers)
+    if settings.recipe is not None:
+        title = f"recipe {settings.recipe}, stage {settings.stage}"
+    return Planned(title, Request(model, hosted, size), cluster)
 
 
 def _title(arguments: Sequence[str], teachers: Sequence[str]) -> str:
@@ -79,19 +84,22 @@ def _title(arguments: Sequence[str], teachers: Sequence[str]) -> str:
 
 def _trainer(settings: PlanSettings, arguments: Sequence[str]) -> list[str]:
     """The trainer of the devices that are planned for, unless the user names one."""
-    given = any(argument.startswith("trainer=") for argument in arguments)
-    group = [] if given else [f"trainer={'cpu' if settings.on_cpu else 'gpu'}"]
-    return [
-        *group,
-        f"trainer.devices={settings.gpus_per_node}",
-        f"trainer.num_nodes={settings.nodes}",
-    ]
+    if any(argument.startswith("trainer=") for argument in arguments):
+        return []
+    return [f"trainer={'cpu' if settings.on_cpu else 'gpu'}"]
 
 
-def _of_recipe(
-    settings: PlanSettings, changes: Sequence[str]
-) -> tuple[str, list[str], dict[str, Sequence[str]]]:
-    """Script and arguments of a stage, and those that made each model it reads, by its path."""
+@dataclass(frozen=True)
+class _Source:
+    """A script's command, the commands that made the models it reads, and its cluster."""
+
+    script: str
+    arguments: list[str]
+    archives: dict[str, Sequence[str]]
+    cluster: tuple[int, int]
+
+
+def _of_recipe(settings: PlanSettings, changes: Sequence[str]) -> _Source:
     from glmkd_nemo.recipe.plan import load_recipe
     from glmkd_nemo.recipe.settings import load_settings
 
@@ -111,7 +119,8 @@ def _of_recipe(
     for template in load_settings(str(settings.recipe), [])[1].stages.values():
         if template is not None and template.given:  # an archive that the recipe names the size of
             made[template.given] = [f"{k}={v}" for k, v in dict(template.overrides).items()]
-    return stage.script, [*stage.arguments, *changes], made
+    cluster = stage.nodes, stage.devices
+    return _Source(stage.script, [*stage.arguments, *changes], made, cluster)
 
 
 def _teachers(
@@ -145,8 +154,9 @@ def _model_at(source: str, archives: Mapping[str, Sequence[str]], key: str) -> d
         return cast(dict[str, Any], OmegaConf.to_container(read_nemo_config(source), resolve=True))
     known = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
     raise ConfigError(
-        f"{key}={source} is neither a model of conf/model ({', '.join(known)}) nor a .nemo that is "
-        f"there{nearest(source, known)}: give teacher= a name, or model= for a student."
+        f"{key}={source} is neither a .nemo that is there nor a name of conf/model"
+        f"{nearest(source, known) or '.'} Give teacher= one of {', '.join(known)} (or an archive); "
+        "for a student model= one of them."
     )
 
 

@@ -70,7 +70,10 @@ def plan_at(
 
 
 def search(
-    request: Request, settings: PlanSettings, progress: Progress = lambda work: work
+    request: Request,
+    cluster: tuple[int, int],
+    settings: PlanSettings,
+    progress: Progress = lambda work: work,
 ) -> list[Plan]:
     """Plans of all layouts of the cluster: those that fit, the fastest first, then the others.
 
@@ -78,31 +81,32 @@ def search(
 
     Args:
         request: the models.
-        settings: cluster and assumptions.
+        cluster: nodes, and devices of each.
+        settings: device and assumptions.
         progress: wraps the list of (TP, PP) that are gone through.
 
     Raises:
         ValueError: no layout is possible at all.
     """
     layouts: dict[tuple[int, int], list[Layout]] = {}
-    for layout in candidates(request.model, settings.nodes, settings.gpus_per_node):
+    for layout in candidates(request.model, *cluster, settings.max_pipeline):
         layouts.setdefault((layout.tp, layout.pp), []).append(layout)
     refused: list[ValueError] = []
     plans = list(_plans(request, settings, layouts, progress, refused))
     if not plans:
-        world = settings.nodes * settings.gpus_per_node
+        world = cluster[0] * cluster[1]
         reason = f"\n{refused[0]}" if refused else ""
         raise ValueError(
             f"no layout of {world} devices can run this: global_batch_size="
             f"{request.model['global_batch_size']} must be a multiple of the data-parallel size, "
             f"heads and widths of tensor_model_parallel_size.{reason}"
         )
-    return sorted(plans, key=lambda plan: (not plan.fits, _rank_of(plan)))
+    return sorted(plans, key=_order)
 
 
-def _rank_of(plan: Plan) -> float:
-    """Seconds of a step, or bytes, where it does not fit."""
-    return plan.speed.step if plan.fits else float(plan.peak)
+def _order(plan: Plan) -> tuple[bool, float, int]:
+    """What fits by time, the rest by memory."""
+    return not plan.fits, plan.speed.step if plan.fits else 0.0, plan.peak
 
 
 def _plans(
@@ -129,7 +133,7 @@ def remedies(plan: Plan) -> str:
     config = plan.ranks[0].config
     largest = worst.largest
     ideas = {
-        "optimizer": "model.optim.name=mcore_distributed_optim on more data-parallel ranks",
+        "optimizer": "more data-parallel ranks, over which distributed_optimizer=true shards it",
         "activations": "micro_batch_size=1, recompute=full or sequence_parallel=true with TP",
         "logits": "a smaller micro_batch_size or a larger tensor_model_parallel_size",
         "teachers": "a larger tensor_ or pipeline_model_parallel_size, or half precision",

@@ -35,10 +35,11 @@ _SPECIALS = ("[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]", "<|endoftext|>")
 class PlanSettings:
     """All of ``conf/plan.yaml``; the comments there say what each is."""
 
-    nodes: int = 1
-    gpus_per_node: int = 8
+    nodes: int | None = None
+    gpus_per_node: int | None = None
     gpu: str = "h100-80g"
     search: bool = False
+    max_pipeline: int = 8
     top: int = 5
     recipe: str | None = None
     stage: str | None = None
@@ -123,9 +124,9 @@ def load_settings(own: Sequence[str]) -> PlanSettings:
             f"gpu={settings.gpu} is unknown{hint} (there are: {known}; gpus.NAME.memory_gib=... "
             "and its other keys describe a new one)"
         )
-    for name in ("nodes", "gpus_per_node", "top"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"{name}={getattr(settings, name)} must be at least 1")
+    for name in ("nodes", "gpus_per_node", "max_pipeline", "top"):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
     return settings
 
 

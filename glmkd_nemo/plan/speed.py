@@ -1,7 +1,8 @@
 """Time of a step from a roofline: products, memory traffic and messages, one after the other.
 
 Per micro-batch and stage: floating-point operations over the assumed share of the peak, bytes of
-activations and logits over the memory bandwidth, tensor-parallel all-reduces over the node's links.
+activations and logits over the memory bandwidth, tensor-parallel all-reduces over the node's links;
+but no layer is faster than its kernels are launched.
 The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (Ft + Bs)`` for ``m`` micro-batches on ``p`` stages
 (student forward, teacher forward, student backward of the slowest stage: the teacher fills the
 student's bubble, its own remains); then come data-parallel reduction and optimizer, not overlapped.
@@ -61,12 +62,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device does in a second: operations, and bytes of memory and links."""
+    """What a device does in a second: operations, and bytes of memory and links; and the seconds
+    in which a layer's kernels are launched."""
 
     operations: float
     memory: float
     intra: float
     inter: float
+    launch: float
 
 
 def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
@@ -87,6 +90,7 @@ def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
         gpu.memory_gb_s * bytes_per_second,
         gpu.intra_gb_s * bytes_per_second,
         gpu.inter_gb_s * bytes_per_second,
+        assumed.layer_us / 1e6,
     )
 
 
@@ -153,23 +157,25 @@ class _Stage:
         explicit = explicit_layers(rank, None)
         kept = sum(plain_layer(config, tokens, i in explicit) for i in layers)
         traffic = kept / machine.memory  # a kept byte is written once, and read twice later
-        self.forward = self._seconds(products + head, config, len(layers), rank.stage) + traffic
+        count, launch = len(layers), len(layers) * machine.launch
+        self.forward = max(launch, self._seconds(products + head, config, count) + traffic)
         work = _BACKWARD * (products + head) + again
         repeats = 1 + (config.recompute == "full")
-        self.backward = self._seconds(work, config, repeats * len(layers), rank.stage)
-        self.backward += 2 * traffic + _TOUCHED * (found.logits + found.kept) / machine.memory
+        backward = self._seconds(work, config, repeats * count) + 2 * traffic
+        backward += _TOUCHED * (found.logits + found.kept) / machine.memory
+        self.backward = max((1 + repeats) * launch, backward)
         self.teacher, theirs = 0.0, 0.0
         for name, teacher in rank.teacher_configs.items():
             count = len(layers_of(teacher, rank.stage))
             flops = count * layer_flops(teacher, tokens) + head_flops(teacher, rows)
             touched = count * plain_layer(teacher, tokens, bool(explicit_layers(rank, name)))
-            self.teacher += self._seconds(flops, teacher, count, rank.stage)
-            self.teacher += touched / machine.memory
+            seconds = self._seconds(flops, teacher, count) + touched / machine.memory
+            self.teacher += max(count * machine.launch, seconds)
             theirs += flops
         self.total = self.forward + self.teacher + self.backward
         self.flops = (1 + _BACKWARD) * (products + head) + again + theirs
 
-    def _seconds(self, flops: float, config: GLMConfig, layers: int, stage: int) -> float:
+    def _seconds(self, flops: float, config: GLMConfig, layers: int) -> float:
         """Operations, all-reduces between tensor-parallel ranks, and the message to a neighbour."""
         tokens, layout = self.tokens, self.layout
         state = tokens.count * tokens.element * config.hidden_size

@@ -36,7 +36,9 @@ def console() -> Console:
 def show_plan(plan: Plan, title: str, settings: PlanSettings) -> None:
     """Memory by part, a column per pipeline stage, then the time of a step."""
     out = console()
-    out.print(f"{title}: {_cluster(settings)}; {layout_words(plan)}", markup=False)
+    layout = plan.layout
+    cluster = f"{layout.world // layout.per_node} x {layout.per_node} {settings.gpu}"
+    out.print(f"{title}: {cluster}; {layout_words(plan)}", markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("GiB of a rank")
     for rank in plan.ranks:
@@ -135,10 +137,6 @@ def speed_words(plan: Plan, settings: PlanSettings) -> list[str]:
         f"  assumed: products at {assumed.mfu:.0%} of the peak, memory and links at "
         f"{assumed.bandwidth:.0%}, nothing overlapped",
     ]
-
-
-def _cluster(settings: PlanSettings) -> str:
-    return f"{settings.nodes} x {settings.gpus_per_node} {settings.gpu}"
 
 
 def _layers(plan: Plan, stage: int) -> str:
