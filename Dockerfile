@@ -31,11 +31,10 @@ ENV PIP_CONSTRAINT= \
     DS_BUILD_OPS=0
 
 WORKDIR /opt/glmkd_nemo
-COPY pyproject.toml constraints.txt README.md ./
-COPY glmkd_nemo ./glmkd_nemo
-
+COPY constraints.txt ./
 # This project's tested versions, but for torch and numpy, which are the base's.
-RUN python -m venv --system-site-packages /opt/venv && /opt/venv/bin/python - <<'PY' > constraints.image.txt
+RUN python -m venv --system-site-packages /opt/venv \
+    && /opt/venv/bin/python - <<'PY' > constraints.image.txt
 from importlib.metadata import version
 kept = ("torch", "numpy")
 for line in open("constraints.txt"):
@@ -45,11 +44,12 @@ for name in kept:
     print(f"{name}=={version(name)}")
 PY
 
-# Editable: the package finds conf/ beside itself.
+COPY pyproject.toml README.md ./
+COPY glmkd_nemo ./glmkd_nemo
+# Editable: the package finds conf/ beside itself. Then: is all there that was promised?
 RUN /opt/venv/bin/python -m pip install -e ".[${EXTRAS}]" "deepspeed==${DEEPSPEED}" \
-    -c constraints.image.txt
-
-RUN /opt/venv/bin/python - <<'PY'
+    -c constraints.image.txt \
+    && /opt/venv/bin/python - <<'PY'
 import os
 import sys
 from importlib.util import find_spec
@@ -73,7 +73,6 @@ RUN useradd --no-log-init --create-home --uid "${UID}" glm \
 
 WORKDIR /opt/glmkd_nemo
 COPY --from=builder /opt/venv /opt/venv
-COPY --from=builder /opt/glmkd_nemo/glmkd_nemo.egg-info ./glmkd_nemo.egg-info
 COPY pyproject.toml constraints.txt README.md CHANGELOG.md Makefile ./
 COPY glmkd_nemo ./glmkd_nemo
 COPY conf ./conf
