@@ -108,7 +108,9 @@ def job_script(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) 
     """
     header = "\n".join(f"#SBATCH {option}" for option in _options(recipe, stage, cluster, folder))
     settings = "\n".join(_settings(stage, cluster))
-    title = f"# Stage {stage.name} of {recipe}. Submit it with sbatch."
+    title = (
+        f"# Stage {stage.name} of {recipe}, written by scripts/launch.py: submit it with sbatch."
+    )
     return f"#!/bin/bash\n{title}\n{header}\n\n{settings}\n{BODY}"
 
 
@@ -174,7 +176,7 @@ def _settings(stage: Stage, cluster: SlurmSettings) -> Iterator[str]:
     if stage.script not in DISTRIBUTED:
         yield "  env --unset=SLURM_NTASKS  # one process, which starts its own"
     yield f'  {shlex.quote(python)} "$repository/scripts/{stage.script}.py"'
-    yield from (f"  {shlex.quote(argument)}" for argument in stage.arguments)
+    yield from (f"  {_quoted(argument)}" for argument in stage.arguments)
     yield ")"
     yield from (f"export {name}={shlex.quote(str(v))}" for name, v in cluster.env.items())
     yield from cluster.setup
@@ -189,4 +191,10 @@ def _container(cluster: SlurmSettings) -> Iterator[str]:
 
 
 def _words(words: Iterable[str]) -> str:
-    return " ".join(shlex.quote(word) for word in words)
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """A word of bash, in double quotes where that reads better."""
+    plain = "'" in word and not set(word) & set('$`"!' + "\\")
+    return f'"{word}"' if plain else shlex.quote(word)

@@ -186,7 +186,7 @@ def _check_choice(settings: LaunchSettings) -> None:
         raise ConfigError(f"export={settings.export} is unknown (there is: {', '.join(EXPORTS)})")
     if settings.recipe is None and not inline:
         raise ConfigError(
-            "nothing to launch: name recipe=NAME, or stages in full (conf/launch.yaml)"
+            "nothing to launch: write recipe=NAME, or stages in full (conf/launch.yaml)"
         )
     if settings.recipe is not None and inline:
         raise ConfigError("stages in full stand for a recipe: give one of them, or stages' names")
