@@ -122,6 +122,11 @@ def names(conf: Path = CONF) -> list[str]:
     return sorted(path.stem for path in conf.glob("*.yaml"))
 
 
+def title_of(name: str) -> str:
+    """What a recipe is, in one line."""
+    return str(_loaded(CONF / f"{name}.yaml").get("title", ""))
+
+
 def load_settings(name_or_file: str, changes: Sequence[str]) -> tuple[str, RecipeSettings]:
     """Name and settings of a recipe.
 
@@ -140,17 +145,26 @@ def load_settings(name_or_file: str, changes: Sequence[str]) -> tuple[str, Recip
     for change in changes:
         merged = _changed(merged, change.removeprefix("recipe."))
     try:
-        plain: Any = OmegaConf.to_container(merged, resolve=True)
-        check(plain, RecipeSettings)
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RecipeSettings), plain))
+        settings = _typed(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"recipe {path.stem}: {str(error).splitlines()[0]}") from error
     except ConfigError as error:
         raise ConfigError(f"recipe {path.stem}: {error}") from error
-    assert isinstance(settings, RecipeSettings)
     if settings.scale not in SCALES:
         raise ConfigError(f"scale={settings.scale}: there are {', '.join(SCALES)}")
     return path.stem, settings
+
+
+def _typed(merged: Any) -> RecipeSettings:
+    plain: Any = OmegaConf.to_container(merged, resolve=True)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(RecipeSettings), plain)
+    except OmegaConfBaseException:
+        check(plain, RecipeSettings)  # names all that is wrong, with the nearest key
+        raise
+    settings = OmegaConf.to_object(typed)
+    assert isinstance(settings, RecipeSettings)
+    return settings
 
 
 def _find(name_or_file: str) -> Path:
