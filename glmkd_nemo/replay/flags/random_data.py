@@ -6,8 +6,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from glmkd_nemo.replay.flags import Flags
 
 
@@ -38,11 +36,15 @@ class RecordedShuffle(random.Random):
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
+        import torch  # here: the mapping of options is also read by what has no need of torch
+
         super().__init__(0)
         seed = int(record["rng"]["python_numpy_torch_seed"])
         self._torch = torch.Generator().manual_seed(seed)
 
     def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
         """All of ``population``, shuffled."""
+        import torch
+
         order: list[int] = torch.randperm(k, generator=self._torch).tolist()
         return [population[i] for i in order]

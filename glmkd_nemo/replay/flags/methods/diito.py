@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from glmkd_nemo.replay.flags import Flags, Logged, Setting, Terms, Translation
+
+if TYPE_CHECKING:  # what translates command lines has no need of torch
+    from torch import Tensor
 
 OVERRIDDEN = ("distill_soft_rate", "distill_hard_rate")
 
@@ -56,6 +56,8 @@ class _Recorded(random.Random):
     """Draws the recorded layer, and the positions of the recorded masks in their order."""
 
     def __init__(self, layer: int, mask: Tensor, dual_mask: Tensor) -> None:
+        import torch
+
         super().__init__(0)
         self._layer = layer
         in_turn = torch.stack([mask, dual_mask], 1).flatten(0, 1)  # sample, dual, sample, dual ...

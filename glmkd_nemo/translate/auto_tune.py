@@ -1,0 +1,250 @@
+"""auto_tune.py of the original: one run after the other for each task, as a sweep here.
+
+What it fine-tunes is written as the options that it would give to finetune.py, and translated as
+these are; what all tasks have in common then stands in ``overrides``, the rest in ``per_task``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from glmkd_nemo.config.strict import nearest
+from glmkd_nemo.translate.auto_tune_facts import DATA, EPOCHS, MODELS, TASKS, TEACHERS
+from glmkd_nemo.translate.checkpoints import Checkpoints
+from glmkd_nemo.translate.command import Command, Plan
+from glmkd_nemo.translate.deepspeed import Settings, settings_of
+from glmkd_nemo.translate.given import Given, read_options
+from glmkd_nemo.translate.layout import Layout, layout_of
+from glmkd_nemo.translate.original import Original
+from glmkd_nemo.translate.programs import finetuning
+from glmkd_nemo.translate.sweep import commands
+from glmkd_nemo.translate.tables import AUTO_TUNE, PROGRAM
+
+_AGAIN = re.compile(r"--again_(\d+)__(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a task: the first, or one of ``again_N__`` from the weights of that before."""
+
+    task: str
+    stage: str
+    plan: Plan
+    given: Given
+
+
+class Tuning:
+    """One command of auto_tune.py.
+
+    Args:
+        original: the command.
+
+    Raises:
+        ValueError: what it or finetune.py does not know, by option.
+    """
+
+    def __init__(self, original: Original) -> None:
+        self.original = original
+        self.given, rest = read_options(original.arguments, AUTO_TUNE, rest=True)
+        self.again: dict[int, list[str]] = {}
+        self.options: list[str] = []
+        for word in rest:
+            found = _AGAIN.fullmatch(word)
+            if found:
+                self.again.setdefault(int(found[1]), []).append(f"--{found[2]}")
+            else:
+                self.options.append(word)
+        self.tasks = str(self.given.of("tasks")).split(",")
+        self.checkpoints = Checkpoints()
+        self.notes: list[str] = []
+        gpus = str(self.given.get("gpus") or AUTO_TUNE["gpus"].default)
+        where = gpus if ":" in gpus else f"localhost:{gpus}"
+        self.layout: Layout = layout_of([f"--include={where}"], original.environment)
+
+    def runs(self) -> list[Run]:
+        """All runs, task by task."""
+        return [run for i, task in enumerate(self.tasks) for run in self._of_task(i, task)]
+
+    def _of_task(self, number: int, task: str) -> list[Run]:
+        if task not in TASKS:
+            raise ValueError(f"--tasks: {task!r} is unknown{nearest(task, TASKS)}")
+        teacher = self._teacher(self.given.get("task_t_load"), task)
+        words = [self._own(task) + self.options + teacher]
+        if self.again and not teacher:
+            self.notes.append(
+                "--again_*: no effect: the original runs them with --task_t_load only"
+            )
+        for again in sorted(self.again) if teacher else ():
+            words.append(self._again(task, self.again[again], teacher))
+        first = str(self._student_model() or "labels")
+        names = [first, *(f"{first}_again_{n}" for n in sorted(self.again))]
+        settings = self._settings(number, task)
+        return [
+            self._run(task, stage, argv, settings)
+            for stage, argv in zip(names, words, strict=False)
+        ]
+
+    def _run(self, task: str, stage: str, argv: list[str], settings: Settings) -> Run:
+        if "del_checkpoint_activations" in self.given:
+            argv = [word for word in argv if word != "--checkpoint-activations"]
+        given, _ = read_options(argv, PROGRAM)
+        given.use("batch-size", "lr", "fp16")  # of the tables of auto_tune.py
+        return Run(task, stage, finetuning(given, self.layout, self.checkpoints, settings), given)
+
+    def _again(self, task: str, again: list[str], teacher: list[str]) -> list[str]:
+        """Options given both for all runs and for this one are left out of it."""
+        both = set(self.options) & set(again)
+        own = [word for word in again if word not in both]
+        loads = [word for word in own if word.startswith("--task_t_load=")]
+        if loads:
+            teacher = self._teacher(loads[-1].partition("=")[2], task)
+        left = [word for word in self.options if word not in both]
+        own = [word for word in own if word not in loads]
+        return [*self._own(task), *teacher, *left, *own, "--custom_first_eval"]
+
+    def _student_model(self) -> str | None:
+        found = [w.partition("=")[2] for w in self.options if w.startswith("--student_model=")]
+        return found[-1] if found else None
+
+    def _own(self, task: str) -> list[str]:
+        """Options of the task and of the model."""
+        given = self.given
+        script, name, data, options = TASKS[task]
+        if given.of("script") != script:
+            raise ValueError(f"--tasks={task} belongs to --script={script}")
+        model, folder, _ = self._model()
+        chosen = given.get(f"{task}_model_path") or given.get("model_path")
+        weights = f"{DATA}/{chosen or folder}"
+        own = [f"--task={name}", *options, *model, f"--load-pretrained={weights}", "--deepspeed"]
+        own.append(f"--{'valid-data' if script == 'evaluate_lm' else 'data-dir'}={DATA}/{data}")
+        own += [f"--experiment-name={task}", f"--save={PurePosixPath(weights) / 'ft'}"]
+        if script == "finetune_blank":
+            own.append(f"--blank-maskratio={given.of('mask_ratio')}")
+        return own + self._epochs(task, script)
+
+    def _epochs(self, task: str, script: str) -> list[str]:
+        kind = str(self.given.of("epoch_type"))
+        if script != "finetune_superglue":
+            return []
+        if kind not in EPOCHS:
+            raise ValueError(f"--epoch_type={kind} is none of {', '.join(EPOCHS)}")
+        count = math.ceil(EPOCHS[kind][task] * float(self.given.of("epoch_rate")))
+        return [f"--epochs={int(count * float(self.given.of('rate_arg_epochs')))}"]
+
+    def _model(self) -> tuple[list[str], str, str]:
+        name = str(self.given.of("model"))
+        if name not in MODELS:
+            raise ValueError(f"--model={name} is unknown{nearest(name, MODELS)}")
+        return MODELS[name]
+
+    def _settings(self, number: int, task: str) -> Settings:
+        """The DeepSpeed file of the model, changed by ds_ and rate_ds_ options."""
+        path = self._model()[2].format("")
+        settings, missing = settings_of(path)
+        if missing and missing not in self.notes:
+            self.notes.append(missing)
+        micro = self._each("ds_train_micro_batch_size_per_gpu", number, settings.micro_batch)
+        steps = self._each("ds_gradient_accumulation_steps", number, settings.accumulation)
+        lr = self._each("ds_optimizer__params__lr", number, settings.lr)
+        bare = "del_fp16" in self.given
+        return replace(
+            settings,
+            micro_batch=int(int(micro) * self._rate("ds_train_micro_batch_size_per_gpu")),
+            accumulation=int(int(steps) * self._rate("ds_gradient_accumulation_steps")),
+            lr=float(lr),
+            fp16=not bare,
+            zero_stage=0 if bare else settings.zero_stage,
+        )
+
+    def _rate(self, name: str) -> float:
+        """A factor; the original applies it to values that are given only."""
+        rate = float(self.given.of(f"rate_{name}"))
+        return rate if name in self.given else 1.0
+
+    def _each(self, name: str, number: int, default: Any) -> Any:
+        given = self.given.get(name)
+        if given is None:
+            return default
+        values = str(given).split(";")
+        if len(values) not in (1, len(self.tasks)):
+            raise ValueError(f"--{name}: {len(values)} values for {len(self.tasks)} tasks")
+        return values[number if len(values) > 1 else 0]
+
+    def _teacher(self, key: str | None, task: str) -> list[str]:
+        if not key:
+            return []
+        path = Path(str(self.given.of("task_t_load_path") or "distill/task_t_load.json"))
+        if path.is_file():
+            return _of_file(path, key, task)
+        if key not in TEACHERS:
+            raise ValueError(
+                f"--task_t_load={key}: {path} is not here, which says where that teacher is "
+                f"(known without it: {', '.join(TEACHERS)})"
+            )
+        note = (
+            f"{path} is not here: say where the teachers fine-tuned on each task are, in place of "
+            "checkpoints/pretrain/.../finetune/..."
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        return _of_facts(key, task)
+
+
+def _of_facts(key: str, task: str) -> list[str]:
+    found, name = TEACHERS[key], TASKS[task][1]
+    folders = [f"{DATA}/checkpoints/pretrain/{row[0]}/finetune/{name}" for row in found]
+    prefix = "--mt_" if len(found) > 1 else "--teacher_"
+    sizes = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
+    columns = {s: ":".join(str(row[i]) for row in found) for i, s in enumerate(sizes, 1)}
+    paths = f"{prefix}load_pretrained={':'.join(folders)}"
+    return [paths, *(f"{prefix}{name}={value}" for name, value in columns.items())]
+
+
+def _of_file(path: Path, key: str, task: str) -> list[str]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        words = []
+        for name, value in table[key]["args"]:
+            if isinstance(value, list):
+                places = [table[v]["tasks"][task] if v in table else v for v in value]
+                value = ":".join(DATA + place for place in places)
+            words.append(name if value is None else f"{name}={value}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has no teacher {key!r} for {task}: {error!r}") from error
+    return words
+
+
+def tuning(original: Original) -> list[Command]:
+    """The commands of a command of auto_tune.py.
+
+    Args:
+        original: the command.
+
+    Returns:
+        Conversions, then a sweep for the tasks whose runs differ in ``per_task`` only (usually
+        all of them), or the runs of a single task.
+
+    Raises:
+        ValueError: what has no equivalent, by option.
+    """
+    found = Tuning(original)
+    runs = found.runs()
+    notes = list(found.notes)
+    for run in runs:
+        notes += [note for note in run.plan.notes if note not in notes]
+    for note in found.given.notes("auto_tune.py"):
+        notes.append(note)
+    where = "fine-tuning by auto_tune.py"
+    options = {word.partition("=")[0].lstrip("-") for word in found.options}
+    for name in sorted(options):
+        every = [run for run in runs if name in list(run.given)]
+        said = [set(run.given.notes(where)) for run in every]
+        common = set.intersection(*said) if said else set()
+        notes += [n for n in sorted(common) if n.startswith(f"--{name}:") and n not in notes]
+    sweep = commands(runs, found.layout, notes, original.environment)
+    return [*found.checkpoints.commands(), *sweep]
