@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TORCH ?= $(shell sed -n '/^torch==/p' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --no-input
 
-.PHONY: help venv demo test test-slow lint format docs clean
+.PHONY: help venv demo test test-slow test-slurm lint format docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,14 @@ test: $(STAMP)  ## the tests (the slow ones: make test-slow)
 
 test-slow: $(STAMP)  ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Slurm and munge are installed where that is possible; where not, the tests are skipped and say why.
+test-slurm: $(STAMP)  ## launches on a real Slurm of this machine (as root; it installs Slurm)
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends slurm-wlm munge; \
+	} || echo "slurm-wlm and munge cannot be installed here"
+	@SLURM_TEST=1 $(BIN)/python -m pytest -m slow -rs tests/slurm $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	@$(BIN)/ruff check .
