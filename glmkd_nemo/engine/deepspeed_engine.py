@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -157,24 +156,6 @@ def _sum_gradients_of_slices(model: Any) -> None:
             parameter.register_hook(summed)
 
 
-@contextmanager
-def _local_rank() -> Iterator[None]:
-    """Sets the variable that DeepSpeed insists on, and that srun does not set, for a while.
-
-    (For good, it would tell Lightning's next trainer that a launcher had started the processes.)
-    """
-    if "LOCAL_RANK" in os.environ:
-        yield
-        return
-    on_gpu = torch.cuda.is_available()
-    rank = torch.cuda.current_device() if on_gpu else torch.distributed.get_rank()
-    os.environ["LOCAL_RANK"] = str(rank)
-    try:
-        yield
-    finally:
-        del os.environ["LOCAL_RANK"]
-
-
 def initialize(model: Any, optim: Mapping[str, Any], settings: dict[str, Any]) -> Any:
     """A ``DeepSpeedEngine`` with Adam; biases and norms do not decay, as in Megatron-Core.
 
@@ -186,6 +167,11 @@ def initialize(model: Any, optim: Mapping[str, Any], settings: dict[str, Any]) -
     Raises:
         ValueError: DeepSpeed is not installed.
     """
+    on_gpu = torch.cuda.is_available()
+    rank = torch.cuda.current_device() if on_gpu else torch.distributed.get_rank()
+    os.environ.setdefault("LOCAL_RANK", str(rank))  # it is read in every step, and srun sets none
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it warns that it found no other
     try:
         import deepspeed
     except ImportError as error:
@@ -193,7 +179,7 @@ def initialize(model: Any, optim: Mapping[str, Any], settings: dict[str, Any]) -
             "engine=deepspeed, but DeepSpeed cannot be imported: pip install glmkd_nemo[deepspeed] "
             f"({error})"
         ) from error
-    if not torch.cuda.is_available():
+    if not on_gpu:
         # an all-reduce for inference on CPUs, which would be compiled here and never used
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not quiet.debugging():
@@ -201,27 +187,36 @@ def initialize(model: Any, optim: Mapping[str, Any], settings: dict[str, Any]) -
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     _sum_gradients_of_slices(model)
     trained = TrainedModel(model)
-    named = [(n, p) for n, p in trained.named_parameters() if p.requires_grad]
-    still = [p for n, p in named if p.dim() == 1 or n.endswith(".bias")]
-    decay = [p for n, p in named if not (p.dim() == 1 or n.endswith(".bias"))]
-    weight_decay = float(optim.get("weight_decay", 0.01))
-    groups = [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": still, "weight_decay": 0.0},
-    ]
-    betas = optim.get("betas", (0.9, 0.999))
-    adam = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=float(optim["lr"]),
-        betas=(float(betas[0]), float(betas[1])),
-        eps=float(optim.get("eps", 1e-8)),
-    )
+    offloads = "offload_optimizer" in settings["zero_optimization"]
+    adam = _adam(trained, optim, offloads)
     word_embeddings = model.shared_embedding_or_output_weight()
-    with _local_rank():
-        engine, *_ = deepspeed.initialize(
-            model=trained, optimizer=adam, config=settings, mpu=_Groups, dist_init_required=False
-        )
+    engine, *_ = deepspeed.initialize(
+        model=trained, optimizer=adam, config=settings, mpu=_Groups, dist_init_required=False
+    )
     if settings["zero_optimization"]["stage"] == 3:
         # the head's losses use it when the model's own forward has ended
         deepspeed.zero.register_external_parameter(trained, word_embeddings)
     return engine
+
+
+def _adam(trained: nn.Module, optim: Mapping[str, Any], offloads: bool) -> torch.optim.Optimizer:
+    """Torch's AdamW; on CUDA its fused form, or DeepSpeed's own for state in the host's memory."""
+    named = [(n, p) for n, p in trained.named_parameters() if p.requires_grad]
+    still = [p for n, p in named if p.dim() == 1 or n.endswith(".bias")]
+    decay = [p for n, p in named if not (p.dim() == 1 or n.endswith(".bias"))]
+    weight_decay, betas = float(optim.get("weight_decay", 0.01)), optim.get("betas", (0.9, 0.999))
+    groups = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": still, "weight_decay": 0.0},
+    ]
+    settings: dict[str, Any] = {
+        "lr": float(optim["lr"]),
+        "betas": (float(betas[0]), float(betas[1])),
+        "eps": float(optim.get("eps", 1e-8)),
+    }
+    if torch.cuda.is_available() and offloads:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        cpu_adam: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
+        return cpu_adam
+    return torch.optim.AdamW(groups, fused=torch.cuda.is_available(), **settings)

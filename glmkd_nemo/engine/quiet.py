@@ -33,6 +33,7 @@ _MESSAGES = (
     r".*lr_scheduler\.step\(\).* before .*optimizer\.step\(\).*",
     r".*`srun` command is available.*",
     r".*TypedStorage is deprecated.*",
+    r".*torch\.distributed\.(all_gather_into|reduce_scatter)_tensor. is deprecated.*",
 )
 _LOGGERS = (
     "nv_one_logger",

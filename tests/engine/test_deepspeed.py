@@ -80,7 +80,8 @@ def test_further_keys_are_passed_on_and_ours_are_not_overridden():
 
 
 @needs_deepspeed
-def test_one_process_gives_the_same_losses():
+def test_one_process_gives_the_same_losses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # DeepSpeed would leave it set
     from tests.engine.deepspeed_ranks import side_by_side
 
     with one_rank_without_groups():
@@ -91,17 +92,25 @@ def test_one_process_gives_the_same_losses():
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_processes_give_the_same_losses():
-    engines = ["megatron", *STAGES, "offload", "offload3"]
-    args = {"layouts": ["dp", "tp2", "tp2_sp"], "engines": engines, "steps": 20}
+def test_twenty_steps_side_by_side():
+    args = {"layouts": ["dp", "tp2"], "engines": ["megatron", *STAGES], "steps": 20}
     compare(run_ranks(f"{HERE}:side_by_side", 2, args, timeout=400))
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_four_processes_give_the_same_losses():
-    args = {"layouts": ["tp2_sp"], "engines": ["megatron", *STAGES], "steps": 5}
+def test_sequence_parallelism_and_offloading():
+    engines = ["megatron", "zero1", "zero3", "offload", "offload3"]
+    args = {"layouts": ["tp2_sp"], "engines": engines, "steps": 4}
+    compare(run_ranks(f"{HERE}:side_by_side", 2, args, timeout=400))
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_both_kinds_of_parallelism():
+    args = {"layouts": ["tp2"], "engines": ["megatron", "zero2", "zero3"], "steps": 4}
     compare(run_ranks(f"{HERE}:side_by_side", 4, args, timeout=400))
 
 
