@@ -1,6 +1,7 @@
 """Names and layouts of the original GLM's weights, both ways, on whole (unsharded) tensors.
 
-Plain GLM, ALBERT (factorised embedding, shared layers) and MobileBERT's inverted bottleneck. The
+Plain GLM, ALBERT (factorised embedding, shared layers) and MobileBERT's inverted bottleneck, each
+with or without a classifier. The
 original keeps query, key and value as three blocks of rows; Megatron-Core interleaves them by
 head. Everything else is a change of name.
 """
@@ -29,6 +30,10 @@ _WHOLE = {
     "decompress_emb_mlp.bias": "output_projection.bias",
     "ib_emb_mlp.weight": "embedding.trigram.linear.weight",
     "ib_emb_mlp.bias": "embedding.trigram.linear.bias",
+    "pool_layer.weight": "head.pooler.weight",
+    "pool_layer.bias": "head.pooler.bias",
+    "multichoice_head.weight": "head.classifier.weight",
+    "multichoice_head.bias": "head.classifier.bias",
 }
 _LAYER = {
     "input_layernorm": "input_layernorm",

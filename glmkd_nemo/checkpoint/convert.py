@@ -1,0 +1,112 @@
+"""Converts checkpoints of GLM between the original's files, ``.nemo`` and Hugging Face's layout.
+
+What is read becomes whole weights under original names (:class:`~.whole.Weights`), one at a time;
+each format reads and writes those, so any goes to any.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glmkd_nemo.checkpoint.archive import pack
+from glmkd_nemo.checkpoint.convert_settings import ConvertSettings, Request
+from glmkd_nemo.checkpoint.huggingface import is_huggingface, read_huggingface, write_huggingface
+from glmkd_nemo.checkpoint.inferred import model_section
+from glmkd_nemo.checkpoint.original_files import read_original
+from glmkd_nemo.checkpoint.original_writer import write_original
+from glmkd_nemo.checkpoint.whole import Weights
+
+
+@contextmanager
+def read_any(source: Path, settings: ConvertSettings | None = None) -> Iterator[Weights]:
+    """A checkpoint of whichever format.
+
+    Raises:
+        FileNotFoundError, ValueError: as the format's reader, by name.
+    """
+    from glmkd_nemo.checkpoint.nemo_files import is_nemo, read_nemo
+
+    chosen = settings or ConvertSettings()
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {source}")
+    if is_nemo(source):
+        with read_nemo(source) as weights:
+            yield weights
+    elif source.is_dir() and is_huggingface(source):
+        yield read_huggingface(source)
+    else:
+        yield read_original(source, chosen.tag, chosen.drop, chosen.replicas)
+
+
+def convert(request: Request, weights: Weights) -> dict[str, Any]:
+    """Writes the target; it appears whole or not at all.
+
+    Returns:
+        The section ``model`` as far as it is known.
+
+    Raises:
+        ValueError: what is missing, or does not fit, with the remedy.
+        OSError: the disk is full or not writable.
+    """
+    target = request.target
+    if target.exists() and not request.settings.overwrite:
+        raise ValueError(f"{target} exists: choose another target, or overwrite=true.")
+    model = model_section(request, weights)
+    _check_extras(request, weights)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = target.with_name(target.name + ".tmp")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    try:
+        _write(request, weights, model, stage)
+        if target.is_dir():
+            shutil.rmtree(target)
+        if request.format == "nemo":
+            pack(stage, target)
+        else:
+            stage.rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return model
+
+
+def _write(request: Request, weights: Weights, model: dict[str, Any], stage: Path) -> None:
+    if request.format == "original":
+        write_original(weights, stage, request.settings.model_parallel_size)
+    elif request.format == "huggingface":
+        write_huggingface(weights, stage, model, request.settings.shard_size)
+    else:
+        from glmkd_nemo.checkpoint.nemo_files import write_folder
+
+        write_folder(weights, stage, model, tokenizer_of(request, weights))
+
+
+def tokenizer_of(request: Request, weights: Weights) -> Any:
+    """The one that is given, or else the source's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from glmkd_nemo.data.tokenizer import build_tokenizer, load_tokenizer
+
+    if request.given.get("tokenizer"):
+        return build_tokenizer(request.given["tokenizer"])
+    if weights.tokenizer is None:
+        raise ValueError(
+            "a .nemo has its tokenizer inside, and the source has none: give model.tokenizer.type "
+            "and model.tokenizer.path (conf/tokenizer tells the options of published models)."
+        )
+    return load_tokenizer(weights.tokenizer)
+
+
+def _check_extras(request: Request, weights: Weights) -> None:
+    if weights.extras and request.format != "original":
+        names = ", ".join(list(weights.extras)[:8])
+        raise ValueError(
+            f"the checkpoint has {len(weights.extras)} parameters of a method beside the student "
+            f"({names}), which no {request.format} keeps: leave them out by drop=[student.*]."
+        )

@@ -1,0 +1,81 @@
+"""Files of the original GLM, written: any model-parallel size, one weight in memory at a time.
+
+PyTorch writes the file with its weights left open (``skip_data``), and they are filled in place
+through a shared mapping. All shards are open at once, so a weight is read once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from glmkd_nemo.checkpoint.original_files import MAP, MODULE, NONPARAMETERS, SHARD, TRACKERS
+from glmkd_nemo.checkpoint.partition import part_shape, split
+from glmkd_nemo.checkpoint.pickles import Mapped
+from glmkd_nemo.checkpoint.whole import Weights
+from glmkd_nemo.models.vocab_map import Tables
+
+_CLASSIFIER = ("pool_layer.", "multichoice_head.")
+_MULTIPLE = 128  # the original's tables have an entry for each row of its padded vocabulary
+
+
+def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
+    """Writes ``<folder>/<iteration>/mp_rank_XX_model_states.pt`` and the tracker file.
+
+    Args:
+        weights: of any source; methods' own parameters (``student.*``) go with them.
+        folder: exists.
+        size: model-parallel size.
+
+    Raises:
+        ValueError: a weight cannot be divided so, by name.
+        OSError: the disk is full or not writable.
+    """
+    metas = {**weights.metas, **weights.extras}
+    parts = {n: (part_shape(n, t.shape, size), t.dtype) for n, t in metas.items()}
+    # a fine-tuned classifier wraps the model, and the original's names show it
+    wrapped = any(name.startswith(_CLASSIFIER) for name in metas)
+    names = {n: n if not wrapped or n.startswith(_CLASSIFIER) else f"model.{n}" for n in metas}
+    tag = str(weights.iteration or 0)
+    (folder / tag).mkdir(parents=True)
+    files = [folder / tag / SHARD.format(rank) for rank in range(size)]
+    rest: dict[str, Any] = {"iteration": weights.iteration or 0, "mp_world_size": size}
+    tables = _tables(weights.tables) if weights.tables is not None else {}
+    for file in files:
+        with FakeTensorMode():
+            module = OrderedDict(
+                (names[n], torch.empty(p[0], dtype=p[1])) for n, p in parts.items()
+            )
+            paras = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in tables.items()}
+        state = {MODULE: module, NONPARAMETERS: {MAP: paras} if paras else {}, **rest}
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(state, file)
+    shards = [Mapped(file, shared=True) for file in files]
+    for shard in shards:
+        for name, table in tables.items():
+            shard.state[NONPARAMETERS][MAP][name].copy_(table)
+    for name in metas:
+        for shard, part in zip(shards, split(name, weights.read(name), size), strict=True):
+            shard.state[MODULE][names[name]].copy_(part)
+            shard.used(part.nbytes)
+    (folder / TRACKERS[0]).write_text(tag, encoding="utf-8")
+
+
+def _tables(tables: Tables) -> dict[str, Tensor]:
+    """The original's three tables; ids that only pad its vocabulary stand for the last token."""
+    rows = tables.row_of_id
+    padding = -len(rows) % _MULTIPLE
+    rows = torch.cat([rows, rows[-1:].expand(padding)])
+    kept = torch.zeros(len(rows), dtype=torch.bool)
+    kept[tables.kept_ids] = True
+    others = (~kept).nonzero().squeeze(-1)
+    return {
+        "origin_id_to_target_pos": rows,
+        "origin_id_mask_map": kept,
+        "target_pos_to_origin_id": torch.cat([tables.kept_ids, others]),
+    }

@@ -1,0 +1,126 @@
+"""Entry point of ``scripts/convert_checkpoint.py``: converts, verifies, prints the summary."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+
+from glmkd_nemo.checkpoint.convert import convert, read_any, tokenizer_of
+from glmkd_nemo.checkpoint.convert_settings import Request, load_request
+from glmkd_nemo.checkpoint.whole import Weights
+
+USER_ERROR = 2
+_SHOWN = 12
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; exit code 0, or 2 for a user's error."""
+    started = time.monotonic()
+    try:
+        request = load_request(arguments)
+        with read_any(request.source, request.settings) as weights:
+            model = convert(request, weights)
+            verdict = _verified(request, weights, model) if request.settings.verify else None
+            print_summary(weights, model, request, verdict, time.monotonic() - started)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def _verified(request: Request, weights: Weights, model: dict[str, Any]) -> str:
+    """What ``verify=true`` says.
+
+    Raises:
+        ValueError: the logits differ.
+    """
+    from glmkd_nemo.checkpoint.verify import logits_of, logits_of_nemo, vocabulary
+
+    if request.format in ("nemo", "sharded"):
+        words = int(tokenizer_of(request, weights).vocab_size)
+        after = logits_of_nemo(request.target, model, words)
+    else:
+        words = vocabulary(weights)
+        with read_any(request.target) as written:
+            after = logits_of(written, model, words)
+    before = logits_of(weights, model, words)
+    # the original's model gives logits of the rows that pad its vocabulary as well
+    width = min(before.shape[-1], after.shape[-1])
+    before, after = before[..., :width], after[..., :width]
+    if not torch.equal(before, after):
+        worst = float((before - after).abs().max())
+        raise ValueError(
+            f"{request.target}: its logits differ from the source's by up to {worst:.3g}; the file "
+            "is kept. Was the number of heads right?"
+        )
+    return f"logits before = after, bit by bit, over {before.numel():,} values"
+
+
+def print_summary(
+    weights: Weights, model: dict[str, Any], request: Request, verdict: str | None, seconds: float
+) -> None:
+    """The table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in summary(weights, model, request).items():
+        table.add_row(name, value)
+    if verdict is not None:
+        table.add_row("verified", verdict)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    table.add_row("took", f"{seconds:.0f} s, peak memory {peak:.2f} GiB with mapped files")
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+
+
+def summary(weights: Weights, model: dict[str, Any], request: Request) -> dict[str, str]:
+    """What was converted, by row."""
+    types = Counter(str(meta.dtype).removeprefix("torch.") for meta in weights.metas.values())
+    shards = request.settings.model_parallel_size
+    of = f", {shards} model-parallel shard(s)" if request.format == "original" else ""
+    rows = {
+        "source": weights.origin,
+        "target": f"{request.format}{of}: {request.target}",
+        "weights": f"{len(weights.metas)} tensors, {weights.parameters:,} parameters, "
+        f"{weights.bytes / 2**30:.2f} GiB ({', '.join(f'{n} {t}' for t, n in types.items())})",
+        "sizes": _sizes(model, weights),
+        "mapped": f"all {len(weights.metas)} by name, none missing, none left over",
+    }
+    if weights.tables is not None:
+        kept, of_all = (len(table) for table in weights.tables)
+        rows["vocabulary map"] = f"{kept} of {of_all} tokens have rows"
+    if weights.extras:
+        rows["of methods"] = f"{len(weights.extras)}: {_some(list(weights.extras))}"
+    if weights.dropped:
+        rows["dropped, as asked"] = f"{len(weights.dropped)}: {_some(list(weights.dropped))}"
+    if weights.not_weights:
+        rows["no weights"] = f"{len(weights.not_weights)}: {_some(list(weights.not_weights))}"
+    return rows
+
+
+def _sizes(model: dict[str, Any], weights: Weights) -> str:
+    words = weights.metas["word_embeddings.weight"].shape[0]
+    heads = model["num_attention_heads"]
+    found = [
+        f"{model['num_layers']} layers{' (one set of weights)' if model['share_layers'] else ''}",
+        f"hidden {model['hidden_size']}",
+        f"{'?' if heads is None else heads} heads",
+        f"{words} rows of words",
+        f"{model['max_position_embeddings']} positions",
+    ]
+    for name in ("embedding_size", "bottleneck_size", "bottleneck_word_embedding"):
+        if model.get(name):
+            found.append(f"{name} {model[name]}")
+    if model.get("head"):
+        found.append(f"classifier of {model['head']['num_classes']}")
+    return ", ".join(found)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"

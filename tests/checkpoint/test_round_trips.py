@@ -1,0 +1,166 @@
+"""Checkpoints keep every bit from the original layout through all others and back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from glmkd_nemo.checkpoint import skeleton
+from glmkd_nemo.checkpoint.convert import convert, read_any
+from glmkd_nemo.checkpoint.convert_settings import load_request
+from glmkd_nemo.checkpoint.whole import Weights
+from tests.checkpoint.originals import (
+    GOLDEN,
+    HEADS,
+    ITERATION,
+    MAPPED,
+    STUDENT,
+    WORDS,
+    error,
+    read_module,
+    run,
+    same,
+    tables_of,
+    weights_of,
+    write,
+)
+from tests.launch import run_ranks
+
+pytestmark = pytest.mark.usefixtures("alone")
+SHARED = GOLDEN.parents[1].parent / "shared" / "golden"
+
+
+def test_from_the_original_through_all_layouts_and_back(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    sizes = {STUDENT: 4, "student_3x64": 2, "teacher_4x64": 1, MAPPED: 2}
+    jobs = []
+    for model, size in sizes.items():
+        write(tmp_path / model, weights_of(model), size, tables_of(model))
+        nemo, spread = tmp_path / f"{model}.nemo", tmp_path / f"{model}-2x2"
+        text = run(
+            capsys, f"source={tmp_path / model}", f"target={nemo}", HEADS, "--verify", *vocabulary
+        )
+        assert "bit by bit" in text
+        assert f"all {len(weights_of(model))} by name" in text
+        jobs.append((str(nemo), str(spread)))
+    run_ranks("tests.checkpoint.conversion_ranks:reshard", 4, {"jobs": jobs, "tp": 2, "pp": 2}, 400)
+    for model in sizes:
+        between = tmp_path / f"{model}-2x2"
+        if model != MAPPED:  # which has no Hugging Face form
+            between = tmp_path / f"{model}-hf"
+            small = "shard_size=100KB"
+            run(
+                capsys,
+                f"source={tmp_path / model}-2x2",
+                f"target={between}",
+                "format=huggingface",
+                small,
+            )
+            assert len(list(between.glob("*.safetensors"))) > 1
+        run(capsys, f"source={between}", f"target={tmp_path / model}-back", "format=original")
+        assert same(read_module(tmp_path / f"{model}-back"), weights_of(model)), model
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 2), (2, 1)])
+def test_another_model_parallel_size(
+    tmp_path: Path, first: int, second: int, capsys: pytest.CaptureFixture[str]
+):
+    """As the reference's change_mp, without knowing the number of heads."""
+    state = {**weights_of(MAPPED), "student.fit_dense.weight": torch.ones(4, 4)}
+    write(tmp_path / "a", state, first, tables_of(MAPPED))
+    write(tmp_path / "b", state, second, tables_of(MAPPED))
+    run(
+        capsys,
+        f"source={tmp_path / 'a'}",
+        f"target={tmp_path / 'c'}",
+        "format=original",
+        f"model_parallel_size={second}",
+    )
+    for rank in range(second):
+        file = Path(str(ITERATION)) / f"mp_rank_{rank:02d}_model_states.pt"
+        made, right = (torch.load(tmp_path / x / file, weights_only=True) for x in ("c", "b"))
+        assert same(made["module"], right["module"])
+        tables = "important_nonparameters"
+        assert same(made[tables]["glm.map_vocab_paras"], right[tables]["glm.map_vocab_paras"])
+        assert (made["mp_world_size"], made["iteration"]) == (second, ITERATION)
+
+
+def forms() -> Iterator[tuple[str, list[str]]]:
+    """Models of other forms, with the options that their tensors do not tell."""
+    yield "albert_3x64", ["model.num_layers=3"]
+    yield "cross_layer_sharing_3x64", ["model.num_layers=3"]
+    yield "compress_word_emb_2x64", []
+    yield "ib_student_2x64", []
+    yield "map_vocab64_decoder_unmap_2x32", ["model.vocab_map.unmap_output=true"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden, all recorded models")
+@pytest.mark.parametrize(("model", "options"), forms())
+def test_other_forms(
+    tmp_path: Path,
+    vocabulary: list[str],
+    model: str,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+):
+    state = weights_of(model, SHARED)
+    write(tmp_path / "a", state, 2, tables_of(model, SHARED))
+    nemo, there = tmp_path / "a.nemo", [f"source={tmp_path / 'a'}", HEADS, *options]
+    run(capsys, *there, f"target={nemo}", "verify=true", *vocabulary)
+    run(capsys, f"source={nemo}", f"target={tmp_path / 'b'}", "format=original")
+    assert same(read_module(tmp_path / "b"), state)
+    refused = error(capsys, *there, f"target={tmp_path / 'hf'}", "format=huggingface")
+    assert "has no Hugging Face layout" in refused
+    assert not (tmp_path / "hf").exists()
+
+
+class Alive:
+    """Counts the bytes of weights that are in use at one time."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights, self.now, self.most = weights, 0, 0
+
+    def read(self, name: str) -> Tensor:
+        tensor = self.weights.read(name).clone()
+        self.now += tensor.nbytes
+        self.most = max(self.most, self.now)
+        weakref.finalize(tensor.untyped_storage(), self._gone, tensor.nbytes)
+        return tensor
+
+    def _gone(self, number: int) -> None:
+        self.now -= number
+
+
+@pytest.mark.parametrize("form", ["nemo", "original", "huggingface"])
+def test_few_weights_are_in_memory_at_one_time(tmp_path: Path, vocabulary: list[str], form: str):
+    write(tmp_path / "a", weights_of("teacher_4x64"), 2)
+    arguments = [f"source={tmp_path / 'a'}", f"target={tmp_path / 'b'}", f"format={form}", HEADS]
+    request = load_request([*arguments, *vocabulary, "shard_size=100KB", "model_parallel_size=2"])
+    with read_any(request.source) as weights:
+        alive = Alive(weights)
+        convert(request, replace(weights, read=alive.read))
+        largest = max(tensor.nbytes for tensor in weights.metas.values())
+        at_once = 100_000 + largest if form == "huggingface" else largest
+        assert largest <= alive.most <= 2 * at_once < weights.bytes
+
+
+def test_places_are_those_of_a_real_model(tmp_path: Path, vocabulary: list[str]):
+    """A file written tensor by tensor has the keys that Megatron-Core's own writer gives."""
+    write(tmp_path / "a", weights_of(STUDENT))
+    there = [f"source={tmp_path / 'a'}", f"target={tmp_path / 'b'}", "format=sharded", HEADS]
+    request = load_request([*there, *vocabulary])
+    with read_any(request.source) as weights:
+        model = convert(request, weights)
+    net = skeleton.model_on_meta(model, WORDS)
+    assert all(p.device.type == "meta" for p in net.parameters())
+    reader = skeleton.ShardedReader(tmp_path / "b" / "model_weights")
+    found = {p.key for p in skeleton.places(net).values()}
+    assert reader.stored.keys() == found
+    assert reader.stored["model.embedding.word_embeddings.weight"][0] == (WORDS, 32)
