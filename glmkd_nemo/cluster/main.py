@@ -13,6 +13,7 @@ from glmkd_nemo.cluster.settings import LaunchSettings, LocalSettings, SlurmSett
 from glmkd_nemo.cluster.slurm import Slurm, Submitted, launch_folder
 from glmkd_nemo.config.strict import ConfigError
 from glmkd_nemo.recipe.plan import Recipe, Stage
+from glmkd_nemo.recipe.run import check_inputs
 
 INCOMPLETE, USER_ERROR = 1, 2
 
@@ -36,6 +37,8 @@ def launch(settings: LaunchSettings) -> int:
     recipe = prepare(chosen(settings))
     if settings.export:
         return _export(recipe, settings)
+    if not settings.dry_run:
+        check_inputs(recipe)
     if isinstance(settings.cluster, LocalSettings):
         return _locally(recipe, settings.cluster, settings.dry_run)
     slurm = Slurm(recipe, settings.cluster, Path.cwd(), settings.dry_run)

@@ -156,7 +156,16 @@ def _cluster(name: str, changes: list[str]) -> Any:
 
 def _typed(plain: Any, schema: type) -> Any:
     check(plain, schema)
+    _check_times(plain)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+
+
+def _check_times(plain: dict[str, Any]) -> None:
+    """YAML reads 12:00:00 as a number of seconds, which Slurm would take for minutes."""
+    times = {f"times.{name}": value for name, value in (plain.get("times") or {}).items()}
+    for key, value in {"time": plain.get("time"), **times}.items():
+        if not isinstance(value, str | None):
+            raise ConfigError(f'cluster.{key}={value} is a number: quote it in YAML, "12:00:00"')
 
 
 def _read(path: Path) -> Any:
@@ -173,7 +182,8 @@ def _changed(settings: Any, changes: list[str]) -> Any:
     for change in changes:
         key, _, value = change.partition("=")
         try:
-            given = OmegaConf.from_dotlist([f"value={value}"]).get("value")
+            words = key == "time" or key.startswith("times.")  # see _check_times
+            given = value if words else OmegaConf.from_dotlist([f"value={value}"]).get("value")
             OmegaConf.update(settings, key, given, force_add=True)
         except (YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"{change}: {error}") from error

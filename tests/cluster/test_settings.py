@@ -11,9 +11,9 @@ from glmkd_nemo.cluster.settings import LocalSettings, SlurmSettings, load_setti
 
 
 def test_the_shipped_clusters() -> None:
-    slurm = load_settings(["recipe=kd", "cluster.time=01:00:00", "cluster.container.image=x.sqsh"])
+    slurm = load_settings(["recipe=kd", "cluster.time=12:00:00", "cluster.container.image=x.sqsh"])
     assert isinstance(slurm.cluster, SlurmSettings)
-    assert (slurm.cluster.time, slurm.cluster.container.image) == ("01:00:00", "x.sqsh")
+    assert (slurm.cluster.time, slurm.cluster.container.image) == ("12:00:00", "x.sqsh")
     local = load_settings(
         ["recipe=kd", "cluster=local", "scale=tiny", "stages.pretrain.model=base"]
     )
@@ -27,6 +27,9 @@ def test_a_cluster_file_of_ones_own(tmp_path: Path) -> None:
     settings = load_settings(["recipe=kd", f"cluster={own}", "cluster.env.A=1"])
     assert settings.cluster.account == "me"
     assert settings.cluster.env == {"NCCL_DEBUG": "WARN", "A": 1}
+    own.write_text("kind: slurm\ntime: 12:00:00\n")  # for YAML 43200
+    with pytest.raises(ValueError, match=r"cluster.time=43200 is a number: quote it"):
+        load_settings(["recipe=kd", f"cluster={own}"])
 
 
 @pytest.mark.parametrize(
