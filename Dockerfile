@@ -9,8 +9,7 @@
 #   BASE      image with CUDA, NCCL, PyTorch, Transformer Engine and NVIDIA's Apex, built for each
 #             other; they stay as they are. (The PyPI project named "apex" is another thing.) Pin it
 #             to the byte with a digest: BASE=nvcr.io/nvidia/pytorch:25.09-py3@sha256:...
-#   EXTRAS    extras of pyproject.toml to install: `test` for the test suite, `docs`
-#   DEEPSPEED version of DeepSpeed, that of engine=deepspeed
+#   EXTRAS    extras of pyproject.toml to install: deepspeed (engine=deepspeed), test, docs
 #   REQUIRED  modules without which the build stops; drop apex for a base without it: it only
 #             makes some kernels faster
 #   UID       of the user that everything runs as
@@ -20,7 +19,6 @@ ARG BASE=nvcr.io/nvidia/pytorch:25.09-py3
 FROM ${BASE} AS builder
 
 ARG EXTRAS=deepspeed,test
-ARG DEEPSPEED=0.19.8
 ARG REQUIRED="transformer_engine apex deepspeed"
 
 # The base image sets PIP_CONSTRAINT to its own list, which disagrees with ours. DS_BUILD_OPS=0:
@@ -47,8 +45,7 @@ PY
 COPY pyproject.toml README.md ./
 COPY glmkd_nemo ./glmkd_nemo
 # Editable: the package finds conf/ beside itself. Then: is all there that was promised?
-RUN /opt/venv/bin/python -m pip install -e ".[${EXTRAS}]" "deepspeed==${DEEPSPEED}" \
-    -c constraints.image.txt \
+RUN /opt/venv/bin/python -m pip install -e ".[${EXTRAS}]" -c constraints.image.txt \
     && /opt/venv/bin/python - <<'PY'
 import os
 import sys

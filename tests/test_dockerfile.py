@@ -94,15 +94,13 @@ def test_what_pip_installs_is_constrained_and_leaves_no_cache() -> None:
         env = " ".join(e.text for e in of("ENV") if e.stage == one.stage)
         assert "PIP_NO_CACHE_DIR=1" in env  # DL3042
     assert len(installs) == 1
-    assert "deepspeed==${DEEPSPEED}" in installs[0].text
 
 
-def test_deepspeed_is_the_tested_one() -> None:
-    """The image installs the version that `engine=deepspeed` was tested with, where it is named."""
-    version = next(one.text[10:] for one in of("ARG") if one.text.startswith("DEEPSPEED="))
+def test_deepspeed_is_installed_at_the_tested_version() -> None:
+    extras = next(one.text[7:] for one in of("ARG") if one.text.startswith("EXTRAS="))
+    assert "deepspeed" in extras.split(",")
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    named = re.findall(r"^deepspeed==(\S+)", constraints, re.M)
-    assert named in ([], [version])
+    assert re.search(r"^deepspeed==\d", constraints, re.M)
 
 
 def test_relative_copies_come_after_a_workdir() -> None:

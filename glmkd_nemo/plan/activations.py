@@ -149,6 +149,16 @@ def passing_of_layer(config: GLMConfig, tokens: Tokens, explicit: bool, trains: 
     return gradients
 
 
+def gradient_of_head(config: GLMConfig, tokens: Tokens) -> int:
+    """Bytes of the tied head's gradient, before it is added to the fp32 one (the largest weight's).
+
+    Args:
+        config, tokens: the model and the micro-batch.
+    """
+    rows = config.padded_vocab_size // config.tensor_model_parallel_size
+    return rows * config.word_embedding_size * tokens.element
+
+
 def kept_by_ends(config: GLMConfig, tokens: Tokens, first: bool, last: bool) -> int:
     """Bytes that the embedding, the final layernorm and the head's input keep.
 

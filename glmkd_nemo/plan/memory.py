@@ -14,6 +14,7 @@ from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan import losses
 from glmkd_nemo.plan.activations import (
     Tokens,
+    gradient_of_head,
     kept_by_ends,
     kept_by_layer,
     passing_of_layer,
@@ -159,7 +160,10 @@ def _student(rank: BuiltRank, tokens: Tokens) -> tuple[int, int]:
     kept += sum(
         kept_by_layer(config, tokens, i in explicit, n < count) for n, i in enumerate(layers)
     )
-    return kept, max(passing_of_layer(config, tokens, i in explicit, True) for i in layers)
+    passing = [passing_of_layer(config, tokens, i in explicit, True) for i in layers]
+    if rank.stage == 0 or last:
+        passing.append(gradient_of_head(config, tokens))
+    return kept, max(passing)
 
 
 def _teacher(rank: BuiltRank, name: str, config: GLMConfig, tokens: Tokens) -> int:

@@ -8,12 +8,14 @@ it, and takes two optimizer steps in processes of its own. Compared for the rank
 
 state    weights + gradients + optimizer + teachers, in bytes: these must be equal
 growth   of the resident memory, from before the models to the peak, with the planner's estimate;
-         a miniature of the same case runs before, so that libraries loaded on the way do not count
+         a miniature of the same case runs before, so that libraries loaded on the way do not count,
+         and glibc is told to give freed tensors back at once
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import multiprocessing
 import sys
@@ -67,6 +69,7 @@ CASES = (
     "glmd/TP1",
 )
 MIB = 2**20
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt: larger blocks are mapped, and unmapped when freed
 
 
 class Section(dict):
@@ -174,6 +177,7 @@ def resident(name: str) -> int:
 def rank_main(case: str, rank: int, world: int, folder: str, results: Any) -> None:
     """One process."""
     objective, layout = case.split("/")
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**16)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")  # of torch and Megatron-Core, about each other
