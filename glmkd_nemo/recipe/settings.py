@@ -141,7 +141,8 @@ def load_settings(name_or_file: str, changes: Sequence[str]) -> tuple[str, Recip
         OSError: a file that cannot be read.
     """
     path = _find(name_or_file)
-    merged = _read(path, ())
+    # the other merge would copy everything every time
+    merged = OmegaConf.unsafe_merge(*_layers(path, ()))
     for change in changes:
         merged = _changed(merged, change.removeprefix("recipe."))
     try:
@@ -158,7 +159,7 @@ def load_settings(name_or_file: str, changes: Sequence[str]) -> tuple[str, Recip
 def _typed(merged: Any) -> RecipeSettings:
     plain: Any = OmegaConf.to_container(merged, resolve=True)
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(RecipeSettings), plain)
+        typed = OmegaConf.unsafe_merge(OmegaConf.structured(RecipeSettings), plain)
     except OmegaConfBaseException:
         check(plain, RecipeSettings)  # names all that is wrong, with the nearest key
         raise
@@ -181,24 +182,23 @@ def _listed() -> str:
     return ", ".join(names())
 
 
-def _read(path: Path, before: tuple[Path, ...]) -> Any:
-    """A file on top of those that its key ``base`` names: parts, or other recipes."""
+def _layers(path: Path, before: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """A file, behind those that its key ``base`` names: parts, or other recipes."""
     if path in before:
         raise ConfigError(f"{path}: its bases name each other")
-    found = _loaded(path) if path.is_relative_to(CONF) else _loaded.__wrapped__(path)
-    own = {key: value for key, value in found.items_ex(resolve=False) if key != "base"}
-    bases = found.get("base") or []
-    merged: Any = OmegaConf.create({})
+    found = dict(_loaded(path) if path.is_relative_to(CONF) else _loaded.__wrapped__(path))
+    bases = found.pop("base", None) or []
+    layers: list[dict[str, Any]] = []
     for base in [bases] if isinstance(bases, str) else bases:
         place = CONF / f"{base}.yaml"
         if not place.is_file():
             raise ConfigError(f"{path}: base {base!r} is not in {CONF}")
-        merged = OmegaConf.merge(merged, _read(place, (*before, path)))
-    return OmegaConf.merge(merged, own)
+        layers += _layers(place, (*before, path))
+    return [*layers, found]
 
 
 @functools.cache
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path) -> dict[str, Any]:
     """A file as it is; those of ``conf/recipe`` are parsed once."""
     try:
         found = OmegaConf.load(path)
@@ -206,7 +206,7 @@ def _loaded(path: Path) -> Any:
         raise ConfigError(f"{path} is no YAML file: {error}") from error
     if not OmegaConf.is_dict(found):
         raise ConfigError(f"{path} must have keys such as base and stages")
-    return found
+    return OmegaConf.to_container(found, resolve=False)  # type: ignore[return-value]
 
 
 def _changed(settings: Any, change: str) -> Any:
