@@ -8,10 +8,12 @@ original GLM look alike and have other names: ``scripts/convert_checkpoint.py`` 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from glmkd_nemo.checkpoint.pickles import read_pickle
 from glmkd_nemo.checkpoint.sharded import CheckpointDamaged
 from glmkd_nemo.checkpoint.weights import BESIDE
 from glmkd_nemo.models.glm import GLMModel
+from glmkd_nemo.models.truncate import plain_name
 
 PREFIX = "model."  # of the model in what DeepSpeed wraps
 _ROWS = re.compile(r".*(word_embeddings\.weight|linear_(qkv|fc1)\.(weight|bias))")
@@ -36,8 +39,8 @@ def read_whole_weights(folder: str | Path, tag: str | None = None) -> dict[str, 
         tag: the folder in it; by default the one that the file ``latest`` names.
 
     Returns:
-        Weights of the model alone, without a method's projections; in fp32 under ZeRO-3, else as
-        the model had them.
+        Weights of the model alone, without a method's projections, named as in plain layers; in
+        fp32 under ZeRO-3, else as the model had them.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -93,7 +96,7 @@ def _shard(place: Path, rank: int) -> dict[str, Tensor]:
             f"{file} has no weights of this project's model (model.*): one of the original GLM is "
             "read by scripts/convert_checkpoint.py."
         )
-    own = {name.removeprefix(PREFIX): state[name] for name in names}
+    own = {plain_name(name.removeprefix(PREFIX)): state[name] for name in names}
     return {n: t for n, t in own.items() if not n.startswith(BESIDE)}
 
 
@@ -109,9 +112,10 @@ def _put_together(place: Path, rank: int) -> Mapping[str, Tensor]:
             os.symlink(
                 file.resolve(), Path(name, file.name.replace(f"mp_rank_{rank:02d}", "mp_rank_00"))
             )
-        whole: Mapping[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(Path(name).parent), tag=Path(name).name
-        )
+        with redirect_stdout(io.StringIO()):  # it tells of every step
+            whole: Mapping[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+                str(Path(name).parent), tag=Path(name).name
+            )
     return whole
 
 
