@@ -59,6 +59,8 @@ class BuiltRank:
         optimizer: fp32 main weights and Adam's two states, this rank's shard.
         main_parameters: number of parameters of that shard.
         teacher_parameters, teacher_weights: of each teacher on this rank.
+        copies: how many times larger a micro-batch is inside the models than outside.
+        passes: how many times a step goes over its micro-batches.
     """
 
     stage: int
@@ -72,6 +74,8 @@ class BuiltRank:
     main_parameters: int
     teacher_parameters: dict[str, int] = field(default_factory=dict)
     teacher_weights: dict[str, int] = field(default_factory=dict)
+    copies: int = 1
+    passes: int = 1
 
 
 def build_rank(request: Request, layout: Layout, stage: int) -> BuiltRank:
@@ -119,6 +123,8 @@ def _build(model: dict[str, Any], request: Request, stage: int) -> BuiltRank:
         main_parameters=main,
         teacher_parameters={n: sum(p.numel() for p in t.parameters()) for n, t in teachers.items()},
         teacher_weights={n: sum(map(_bytes, t.parameters())) for n, t in teachers.items()},
+        copies=1 if objective is None else objective.batch_factor,
+        passes=1 if objective is None else objective.passes,
     )
 
 

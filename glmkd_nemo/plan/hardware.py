@@ -33,6 +33,7 @@ class Assumed:
 
     Attributes:
         mfu: share of the peak that matrix products reach.
+        half_rows: positions of a micro-batch at which products reach half of that; more reach more.
         bandwidth: share of the bandwidths that memory and links reach.
         layer_us: host time to launch the kernels of a layer's forward (its backward: twice that),
             microseconds; a layer takes no less, however small the micro-batch.
@@ -44,6 +45,7 @@ class Assumed:
     """
 
     mfu: float = 0.4
+    half_rows: float = 256.0
     bandwidth: float = 0.7
     layer_us: float = 150.0
     context_gib: float = 0.75

@@ -66,14 +66,9 @@ def layout_of(model: Mapping[str, Any], nodes: int, per_node: int) -> Layout:
         ValueError: what does not fit, with the remedy.
     """
     check_layout(model, nodes * per_node)
-    sizes = [int(model.get(name) or 1) for name in _NAMES]
-    layout = Layout(
-        nodes * per_node,
-        per_node,
-        *sizes,
-        total=int(model["global_batch_size"]),
-        sequence_parallel=bool(model.get("sequence_parallel")),
-    )
+    tp, pp, micro = (int(model.get(name) or 1) for name in _NAMES)
+    total, flat = int(model["global_batch_size"]), bool(model.get("sequence_parallel"))
+    layout = Layout(nodes * per_node, per_node, tp, pp, micro, total, flat)
     if layout.tp > per_node:
         raise ValueError(
             f"tensor_model_parallel_size={layout.tp} spans nodes of {per_node} devices, the links "

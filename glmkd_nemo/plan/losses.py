@@ -166,7 +166,7 @@ def _carried(
     tokens: Tokens,
 ) -> int:
     """Tapped tensors that leave this stage, or come to it."""
-    routes = set()
+    routes: set[tuple[str | None, int, int, TapKey]] = set()
     for part in parts:
         home = home_of(part, student.split)
         routes |= {(None, stage_of(key, student.split), home, key) for key in part.part.student}

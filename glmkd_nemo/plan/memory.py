@@ -25,6 +25,7 @@ from glmkd_nemo.plan.layout import Layout
 
 _LINK_BUFFERS = 4  # one to send and one to receive, forward and backward
 EXPLICIT = ("scores", "probs")
+_SEQUENCES = {"record": 10, "wsc": 10, "copa": 2}  # of a training example: one for each answer
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,25 @@ class RankMemory:
         return max(values, key=lambda name: values[name])
 
 
-def tokens_of(model: Mapping[str, Any], config: GLMConfig, on_cpu: bool = False) -> Tokens:
-    """A micro-batch of a configuration, at its largest.
+def tokens_of(
+    model: Mapping[str, Any], rank: BuiltRank, layout: Layout, on_cpu: bool = False
+) -> Tokens:
+    """A micro-batch as the models see it, at its largest.
 
     Args:
         model: the section ``model``.
-        config: of the student.
+        rank: of the student.
+        layout: its micro-batch size counts.
         on_cpu: whether it runs without CUDA.
     """
-    element = torch.empty((), dtype=config.params_dtype, device="meta").element_size()
+    dtype = rank.config.params_dtype
+    element = torch.empty((), dtype=dtype, device="meta").element_size()
     task = model.get("task") or {}
     length = int(task.get("seq_length") or model["encoder_seq_length"])
-    batch = int(model["micro_batch_size"])
-    return Tokens(batch, length, element, on_cpu)
+    choices = _SEQUENCES.get(str(task.get("name")), 1)
+    if choices > 2:
+        choices = int(task.get("max_choices") or choices)
+    return Tokens(layout.micro * choices * rank.copies, length, element, on_cpu)
 
 
 def memory_of(
@@ -106,7 +113,7 @@ def memory_of(
         on_cpu: a process without CUDA: no context, no communicators.
     """
     config = rank.config
-    tokens = tokens_of({**model, "micro_batch_size": layout.micro}, config, on_cpu)
+    tokens = tokens_of(model, rank, layout, on_cpu)
     terms = (model.get("distill") or {}).get("terms") or {}
     share = losses.predicted_share(model, assumed.predicted)
     loss = losses.of_stage(

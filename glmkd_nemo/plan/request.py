@@ -57,10 +57,16 @@ def planned_run(settings: PlanSettings, teachers: Sequence[str], run: Sequence[s
     nodes, devices = source.cluster
     cluster = settings.nodes or nodes, settings.gpus_per_node or devices
     cfg = compose(source.script, [*_trainer(settings, arguments), *arguments])
+    if (cfg.get("engine") or {}).get("name") == "deepspeed":
+        raise ConfigError(
+            "DeepSpeed's own buffers are not known here: plan with engine=megatron, whose "
+            "distributed optimizer shards as ZeRO stage 1 does."
+        )
     model = dict(cfg["model"])
     start = cfg.get("restore_from_path")
     if start not in _UNKNOWN_YET and not any(a.startswith("model=") for a in arguments):
         model |= _sizes(_model_at(str(start), archives, "restore_from_path"))
+    _refuse_trainable(model)
     hosted = _teachers(model, teachers, archives)
     model["teachers"] = None
     for name, teacher in hosted.items():
@@ -80,6 +86,15 @@ def _title(arguments: Sequence[str], teachers: Sequence[str]) -> str:
     method = _value_of("method", arguments)
     taught = f" <- {', '.join(teachers)}" if teachers else ""
     return f"{model}{taught}{f' ({method})' if method else ''}"
+
+
+def _refuse_trainable(model: Mapping[str, Any]) -> None:
+    for name, teacher in (model.get("teachers") or {}).items():
+        if teacher.get("trainable"):
+            raise ConfigError(
+                f"model.teachers.{name}.trainable=true: only frozen teachers are planned; set it "
+                "to false, and add the teacher's gradients and optimizer (16 bytes a parameter)."
+            )
 
 
 def _trainer(settings: PlanSettings, arguments: Sequence[str]) -> list[str]:
@@ -120,7 +135,16 @@ def _of_recipe(settings: PlanSettings, changes: Sequence[str]) -> _Source:
         if template is not None and template.given:  # an archive that the recipe names the size of
             made[template.given] = [f"{k}={v}" for k, v in dict(template.overrides).items()]
     cluster = stage.nodes, stage.devices
-    return _Source(stage.script, [*stage.arguments, *changes], made, cluster)
+    arguments = [_unquoted(argument) for argument in stage.arguments]
+    made = {path: [_unquoted(argument) for argument in command] for path, command in made.items()}
+    return _Source(stage.script, [*arguments, *changes], made, cluster)
+
+
+def _unquoted(argument: str) -> str:
+    """``model='2b'``, as Hydra may have it, as ``model=2b``: a name is a name, not a number."""
+    key, _, value = argument.partition("=")
+    bare = value.strip("'")
+    return f"{key}={bare}" if "." not in key and bare.isalnum() else argument
 
 
 def _teachers(

@@ -147,7 +147,7 @@ def compose(script: str, overrides: Sequence[str]) -> dict[str, Any]:
     spelled = check_overrides(list(overrides), SCHEMAS[script], CONF, {})
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         cfg = hydra.compose(script, overrides=spelled)
-    sections = {name: cfg[name] for name in ("trainer", "model")}
+    sections = {name: cfg[name] for name in ("trainer", "engine", "model") if name in cfg}
     rest = {name: cfg.get(name) for name in ("restore_from_path", "stages")}
     if "task" in cfg:
         sections["task"] = cfg.task

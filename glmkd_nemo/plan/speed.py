@@ -1,11 +1,12 @@
 """Time of a step from a roofline: products, memory traffic and messages, one after the other.
 
-Per micro-batch and stage: floating-point operations over the assumed share of the peak, bytes of
-activations and logits over the memory bandwidth, tensor-parallel all-reduces over the node's links;
-but no layer is faster than its kernels are launched.
-The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (Ft + Bs)`` for ``m`` micro-batches on ``p`` stages
-(student forward, teacher forward, student backward of the slowest stage: the teacher fills the
-student's bubble, its own remains); then come data-parallel reduction and optimizer, not overlapped.
+Per micro-batch and stage: floating-point operations over the assumed share of the peak (``n``
+positions reach ``n / (n + half_rows)`` of it), bytes of activations and logits over the memory
+bandwidth, tensor-parallel all-reduces over the node's links; but no layer is faster than its
+kernels are launched. The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (Ft + Bs)`` for ``m``
+micro-batches on ``p`` stages (student forward, teacher forward, student backward of the slowest
+stage: the teacher fills the student's bubble, its own remains); then come data-parallel reduction
+and optimizer, not overlapped.
 """
 
 from __future__ import annotations
@@ -62,14 +63,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device does in a second: operations, and bytes of memory and links; and the seconds
-    in which a layer's kernels are launched."""
+    """What a device does in a second: operations, and bytes of memory and links; the seconds in
+    which a layer's kernels are launched, and the positions that reach half of the operations."""
 
     operations: float
     memory: float
     intra: float
     inter: float
     launch: float
+    half_rows: float
 
 
 def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
@@ -91,6 +93,7 @@ def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
         gpu.intra_gb_s * bytes_per_second,
         gpu.inter_gb_s * bytes_per_second,
         assumed.layer_us / 1e6,
+        assumed.half_rows,
     )
 
 
@@ -110,25 +113,36 @@ def speed_of(
         machine: what a device does in a second.
         assumed: share of predicted positions.
     """
-    tokens = tokens_of({**model, "micro_batch_size": layout.micro}, ranks[0].config)
+    tokens = tokens_of(model, ranks[0], layout)
     share = losses.predicted_share(model, assumed.predicted)
     stages = [_Stage(rank, model, layout, tokens, machine, share) for rank in ranks]
     slowest = max(stages, key=lambda stage: stage.total)
-    waiting = (layout.pp - 1) * (slowest.teacher + slowest.backward)
-    pipeline = layout.micro_batches * slowest.total + waiting
-    element = tokens.element
+    micro = slowest.forward, slowest.teacher, slowest.backward
+    pipeline = ranks[0].passes * pipeline_seconds(layout.micro_batches, layout.pp, *micro)
+    work = ranks[0].passes * layout.micro_batches * slowest.total
     return Speed(
-        slowest.forward,
-        slowest.teacher,
-        slowest.backward,
+        *micro,
         pipeline,
-        waiting / pipeline,
-        max(_reduction(rank, layout, machine, element) for rank in ranks),
+        1 - work / pipeline,
+        max(_reduction(rank, layout, machine, tokens.element) for rank in ranks),
         max(rank.main_parameters for rank in ranks) * _ADAM_TRAFFIC / machine.memory,
         layout.total,
-        layout.total * tokens.length,
+        layout.total * tokens.length * ranks[0].copies,
         sum(s.flops for s in stages) * layout.micro_batches * layout.tp * layout.dp,
     )
+
+
+def pipeline_seconds(
+    micro_batches: int, stages: int, forward: float, teacher: float, backward: float
+) -> float:
+    """Seconds of a pass over all micro-batches, see the head of this file.
+
+    Args:
+        micro_batches, stages: ``m`` and ``p``.
+        forward, teacher, backward: seconds of a micro-batch on a stage: Fs, Ft and Bs.
+    """
+    work = micro_batches * (forward + teacher + backward)
+    return work + (stages - 1) * (teacher + backward)
 
 
 class _Stage:
@@ -143,44 +157,54 @@ class _Stage:
         machine: Machine,
         predicted: float,
     ) -> None:
-        self.layout, self.tokens, self.machine = layout, tokens, machine
-        config, last = rank.config, rank.stage == layout.pp - 1
+        self.rank, self.layout, self.tokens, self.machine = rank, layout, tokens, machine
         terms = (model.get("distill") or {}).get("terms") or {}
+        last = rank.stage == layout.pp - 1
+        share = losses.rows_of_head(rank.parts, terms, predicted) if last else 0.0
+        self.rows = share * tokens.count
         found = losses.of_stage(
-            rank.parts, terms, config, rank.teacher_configs, rank.stage, tokens, predicted
+            rank.parts, terms, rank.config, rank.teacher_configs, rank.stage, tokens, predicted
         )
-        rows = losses.rows_of_head(rank.parts, terms, predicted) * tokens.count if last else 0.0
-        layers = layers_of(config, rank.stage)
-        products = len(layers) * layer_flops(config, tokens)
-        head = head_flops(config, rows)
-        again = products if config.recompute == "full" else 0.0
-        explicit = explicit_layers(rank, None)
-        kept = sum(plain_layer(config, tokens, i in explicit) for i in layers)
-        traffic = kept / machine.memory  # a kept byte is written once, and read twice later
-        count, launch = len(layers), len(layers) * machine.launch
-        self.forward = max(launch, self._seconds(products + head, config, count) + traffic)
-        work = _BACKWARD * (products + head) + again
-        repeats = 1 + (config.recompute == "full")
-        backward = self._seconds(work, config, repeats * count) + 2 * traffic
-        backward += _TOUCHED * (found.logits + found.kept) / machine.memory
-        self.backward = max((1 + repeats) * launch, backward)
-        self.teacher, theirs = 0.0, 0.0
-        for name, teacher in rank.teacher_configs.items():
-            count = len(layers_of(teacher, rank.stage))
-            flops = count * layer_flops(teacher, tokens) + head_flops(teacher, rows)
-            touched = count * plain_layer(teacher, tokens, bool(explicit_layers(rank, name)))
-            seconds = self._seconds(flops, teacher, count) + touched / machine.memory
-            self.teacher += max(count * machine.launch, seconds)
-            theirs += flops
+        self.teacher = self.flops = 0.0
+        self._student(found.logits + found.kept)
+        for name in rank.teacher_configs:
+            self._teacher(name)
         self.total = self.forward + self.teacher + self.backward
-        self.flops = (1 + _BACKWARD) * (products + head) + again + theirs
+
+    def _student(self, of_losses: int) -> None:
+        config, machine = self.rank.config, self.machine
+        layers = layers_of(config, self.rank.stage)
+        count, launch = len(layers), len(layers) * machine.launch
+        again = config.recompute == "full"
+        forward = count * layer_flops(config, self.tokens)
+        products = forward + head_flops(config, self.rows)
+        explicit = explicit_layers(self.rank, None)
+        kept = sum(plain_layer(config, self.tokens, i in explicit) for i in layers)
+        traffic = kept / machine.memory  # a kept byte is written once, and read twice later
+        self.forward = max(launch, self._seconds(products, config, count) + traffic)
+        work = _BACKWARD * products + again * forward
+        seconds = self._seconds(work, config, (1 + again) * count) + 2 * traffic
+        seconds += _TOUCHED * of_losses / machine.memory
+        self.backward = max((_BACKWARD + again) * launch, seconds)
+        self.flops += products + work
+
+    def _teacher(self, name: str) -> None:
+        config = self.rank.teacher_configs[name]
+        count = len(layers_of(config, self.rank.stage))
+        flops = count * layer_flops(config, self.tokens) + head_flops(config, self.rows)
+        explicit = bool(explicit_layers(self.rank, name))
+        touched = count * plain_layer(config, self.tokens, explicit)
+        seconds = self._seconds(flops, config, count) + touched / self.machine.memory
+        self.teacher += max(count * self.machine.launch, seconds)
+        self.flops += flops
 
     def _seconds(self, flops: float, config: GLMConfig, layers: int) -> float:
         """Operations, all-reduces between tensor-parallel ranks, and the message to a neighbour."""
         tokens, layout = self.tokens, self.layout
         state = tokens.count * tokens.element * config.hidden_size
         ring = 2 * (layout.tp - 1) / layout.tp * state / self.machine.intra
-        seconds = flops / self.machine.operations + layers * _REDUCTIONS * ring
+        reached = tokens.count / (tokens.count + self.machine.half_rows)
+        seconds = flops / (self.machine.operations * reached) + layers * _REDUCTIONS * ring
         if layout.pp > 1:
             near = 2 * layout.tp * layout.dp <= layout.per_node
             flat = layout.tp if layout.sequence_parallel else 1

@@ -65,6 +65,9 @@ def show_search(plans: Sequence[Plan], settings: PlanSettings) -> None:
     """The fastest layouts that fit."""
     out = console()
     fitting = [plan for plan in plans if plan.fits]
+    best: dict[tuple[int, int], Plan] = {}  # the best micro-batch of each
+    for plan in fitting:
+        best.setdefault((plan.layout.tp, plan.layout.pp), plan)
     out.print(f"\n{len(plans)} layouts, {len(fitting)} fit; the fastest:", markup=False)
     table = Table(box=None, pad_edge=False)
     for head in (
@@ -79,7 +82,7 @@ def show_search(plans: Sequence[Plan], settings: PlanSettings) -> None:
         "bubble",
     ):
         table.add_column(head, justify="right")
-    for plan in fitting[: settings.top]:
+    for plan in list(best.values())[: settings.top]:
         layout, speed = plan.layout, plan.speed
         sizes = (layout.tp, layout.pp, layout.dp, layout.micro, layout.micro_batches)
         table.add_row(
@@ -134,7 +137,7 @@ def speed_words(plan: Plan, settings: PlanSettings) -> list[str]:
         f"{teacher} ms, student backward {backward} ms",
         f"  pipeline {speed.pipeline:.3g} s (bubble {speed.bubble:.0%}), data-parallel reduction "
         f"{speed.reduction:.2g} s, optimizer {speed.optimizer:.2g} s",
-        f"  assumed: products at {assumed.mfu:.0%} of the peak, memory and links at "
+        f"  assumed: products at {assumed.mfu:.0%} of the peak and less, memory and links at "
         f"{assumed.bandwidth:.0%}, nothing overlapped",
     ]
 

@@ -197,7 +197,9 @@ SMALL = ("gpu=l40s-48g", "gpus_per_node=4", "global_batch_size=16", "model.num_l
 COMMANDS: dict[str, tuple[str, ...]] = {
     "plan": ("model=tiny4", "teacher=tiny4", "method=kd", *SMALL, "pipeline_model_parallel_size=2"),
     "search": ("model=tiny4", *SMALL, "search=true", "top=3", "max_pipeline=2"),
-    "too large": ("model=10b", "gpus_per_node=1", "gpu=rtx4090-24g", "search=true"),
+    "too large": ("model=10b", "num_layers=8", "gpus_per_node=1", "gpu=rtx4090-24g", "search=true"),
+    "recipe": ("recipe=tinybert", "stage=pretrain", "gpu=v100-32g"),
+    "no stage": ("recipe=tinybert", "stage=pretran"),
     "indivisible": ("model=tiny4", *SMALL, "tensor_model_parallel_size=3"),
     "no bf16": ("model=tiny4", *SMALL, "gpu=v100-32g"),
     "no method": ("model=tiny4", "teacher=base", *SMALL),

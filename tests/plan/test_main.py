@@ -29,9 +29,17 @@ def test_what_does_not_fit_is_refused_with_its_largest_part(found: dict[str, Any
     assert "the largest part is" in text
 
 
+def test_a_stage_of_a_recipe_is_planned_at_its_own_layout(found: dict[str, Any]) -> None:
+    code, text = found["printed"]["recipe"]
+    assert code == 0
+    assert "recipe tinybert, stage pretrain: 1 x 4 v100-32g" in text
+    assert "6 + 12" in text  # layers of the student, and of the teacher that the recipe names
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
+        ("no stage", "did you mean pretrain?"),
         ("indivisible", "cannot hold model.tensor_model_parallel_size=3"),
         ("no bf16", "precision=bf16: this GPU has 16, 32"),
         ("no method", "add method=glmd"),

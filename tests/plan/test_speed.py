@@ -1,0 +1,30 @@
+"""The roofline's parts."""
+
+import pytest
+
+from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.plan.activations import Tokens
+from glmkd_nemo.plan.hardware import Assumed, Gpu
+from glmkd_nemo.plan.speed import head_flops, layer_flops, machine_of, pipeline_seconds
+
+CONFIG = GLMConfig(vocab_size=1000, num_layers=2, hidden_size=512, num_attention_heads=8)
+
+
+def test_a_layer_has_the_operations_of_the_literature() -> None:
+    """24 b s h^2 + 4 b s^2 h in a forward (arXiv 2104.04473, appendix)."""
+    b, s, h = 4, 1024, 512
+    assert layer_flops(CONFIG, Tokens(b, s, 2)) == 24 * b * s * h**2 + 4 * b * s**2 * h
+    assert head_flops(CONFIG, 10) == 2 * 10 * 1024 * h  # the vocabulary is padded
+
+
+def test_the_teacher_fills_the_students_bubble_and_its_own_remains() -> None:
+    assert pipeline_seconds(8, 1, 1.0, 5.0, 2.0) == 64.0
+    assert pipeline_seconds(16, 4, 1.0, 5.0, 2.0) == 149.0
+
+
+def test_a_machine_reaches_the_assumed_share_of_its_peaks() -> None:
+    gpu = Gpu(80, {"bf16": 1000.0}, 3000, 400, 50)
+    machine = machine_of(gpu, "bf16", Assumed(mfu=0.5, bandwidth=0.5))
+    assert (machine.operations, machine.memory) == (5e14, 1.5e12)
+    with pytest.raises(ValueError, match="precision=32: this GPU has bf16"):
+        machine_of(gpu, "32", Assumed())
