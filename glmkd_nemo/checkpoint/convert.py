@@ -53,6 +53,8 @@ def convert(request: Request, weights: Weights) -> dict[str, Any]:
         OSError: the disk is full or not writable.
     """
     target = request.target
+    if target.exists() and target.samefile(request.source):
+        raise ValueError(f"{target} is the source itself: choose another target.")
     if target.exists() and not request.settings.overwrite:
         raise ValueError(f"{target} exists: choose another target, or overwrite=true.")
     model = model_section(request, weights)

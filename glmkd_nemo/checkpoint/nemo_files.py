@@ -25,14 +25,12 @@ from glmkd_nemo.checkpoint.original_glm import from_original, our_name, to_origi
 from glmkd_nemo.checkpoint.sharded import check_whole
 from glmkd_nemo.checkpoint.skeleton import (
     MAP,
-    Places,
-    ShardedReader,
     model_on_meta,
     objects,
     places,
     with_file_types,
-    write_sharded,
 )
+from glmkd_nemo.checkpoint.streaming import Places, ShardedReader, write_sharded
 from glmkd_nemo.checkpoint.weights import compare_weights
 from glmkd_nemo.checkpoint.whole import Weights, meta
 from glmkd_nemo.data.tokenizer import load_tokenizer

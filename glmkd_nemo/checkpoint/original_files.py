@@ -153,6 +153,7 @@ def read_original(
         read=lambda name: _merged(name, shards, replicas),
         model=_from_args(first.rest.get("args")),
         tables=from_original(paras) if paras else None,
+        original_tables=paras or {},
         extras={name: shape for name, shape in extras.items() if name not in dropped},
         not_weights=tuple(others),
         dropped=tuple(dropped),

@@ -1,9 +1,8 @@
 """Names and layouts of the original GLM's weights, both ways, on whole (unsharded) tensors.
 
 Plain GLM, ALBERT (factorised embedding, shared layers) and MobileBERT's inverted bottleneck, each
-with or without a classifier. The
-original keeps query, key and value as three blocks of rows; Megatron-Core interleaves them by
-head. Everything else is a change of name.
+with or without a classifier. The original keeps query, key and value as three blocks of rows;
+Megatron-Core interleaves them by head. Everything else is a change of name.
 """
 
 from __future__ import annotations

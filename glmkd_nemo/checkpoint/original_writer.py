@@ -45,7 +45,9 @@ def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
     (folder / tag).mkdir(parents=True)
     files = [folder / tag / SHARD.format(rank) for rank in range(size)]
     rest: dict[str, Any] = {"iteration": weights.iteration or 0, "mp_world_size": size}
-    tables = _tables(weights.tables) if weights.tables is not None else {}
+    tables = dict(weights.original_tables)
+    if weights.tables is not None and not tables:
+        tables = _tables(weights.tables)
     for file in files:
         with FakeTensorMode():
             module = OrderedDict(

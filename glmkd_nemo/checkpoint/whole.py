@@ -26,6 +26,7 @@ class Weights:
         read: the whole weight of a name.
         model: keys of the section ``model`` that the source tells.
         tables: of its vocabulary map.
+        original_tables: the same as the original keeps them, with the order of all tokens.
         extras: of methods (``student.*``), read as weights are.
         not_weights: what else was found there, by name (optimizer, random states ...).
         dropped: names left out because the user said so.
@@ -38,6 +39,7 @@ class Weights:
     read: Callable[[str], Tensor]
     model: Mapping[str, Any] = field(default_factory=dict)
     tables: Tables | None = None
+    original_tables: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Metas = field(default_factory=dict)
     not_weights: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()

@@ -34,7 +34,8 @@ def test_huggingface_bin_and_its_errors(tmp_path: Path, capsys: pytest.CaptureFi
     config = json.loads((folder / "config.json").read_text())
     assert (config["vocab_size"], config["max_sequence_length"]) == (WORDS, 64)
     weights = folder / "model.safetensors"
-    saved = load_file(weights)
+    # copies: the file that these are mapped from is about to be cut off
+    saved = {name: tensor.clone() for name, tensor in load_file(weights).items()}
     assert all(name.startswith("glm.") for name in saved)
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
@@ -66,7 +67,10 @@ def test_what_the_user_is_told(
     assert "did you mean target?" in error(capsys, source, "tarjet=x")
     assert "give one of nemo, sharded" in error(capsys, source, "target=x")
     assert "there is no " in error(capsys, f"source={tmp_path / 'none'}", target)
-    text = error(capsys, source, f"target={tmp_path / 'a'}", "format=original")
+    text = error(capsys, source, f"target={tmp_path / 'a'}", "format=original", "overwrite=true")
+    assert "is the source itself" in text
+    (tmp_path / "there").mkdir()
+    text = error(capsys, source, f"target={tmp_path / 'there'}", "format=original")
     assert "exists: choose another target" in text
     text = error(capsys, source, f"target={tmp_path}/b", "format=original", "model_parallel_size=5")
     assert "cannot be divided among 5" in text
