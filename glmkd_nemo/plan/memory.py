@@ -121,8 +121,6 @@ def memory_of(
     )
     in_flight = layout.in_flight(rank.stage)
     kept, passing = _student(rank, tokens)
-    inner = layout.pp > 1
-    given = dataclasses.replace
     teacher = max(
         (_teacher(rank, n, c, tokens) for n, c in rank.teacher_configs.items()), default=0
     )
@@ -134,10 +132,10 @@ def memory_of(
         activations=in_flight * (kept + loss.kept) + passing,
         logits=loss.logits,
         teacher_activations=teacher + loss.teacher_taps,
-        carried=_links(rank, tokens) + in_flight * loss.carried if inner else 0,
+        carried=_links(rank, tokens) + in_flight * loss.carried if layout.pp > 1 else 0,
         overhead=0,
     )
-    return given(found, overhead=_overhead(found, rank, layout, assumed, on_cpu))
+    return dataclasses.replace(found, overhead=_overhead(found, rank, layout, assumed, on_cpu))
 
 
 def explicit_layers(rank: BuiltRank, teacher: str | None) -> set[int]:

@@ -50,33 +50,24 @@ def planned_run(settings: PlanSettings, teachers: Sequence[str], run: Sequence[s
         ValueError: a model, teacher, recipe or stage that is not there, with the remedy.
         OSError: an archive that cannot be read.
     """
-    source = _Source("pretrain", list(run), {}, (1, 8))
+    source = _Source("pretrain", list(run), {}, (1, 8), "")
     if settings.recipe is not None:
         source = _of_recipe(settings, run)
-    arguments, archives = source.arguments, source.archives
-    nodes, devices = source.cluster
-    cluster = settings.nodes or nodes, settings.gpus_per_node or devices
-    cfg = compose(source.script, [*_trainer(settings, arguments), *arguments])
-    if (cfg.get("engine") or {}).get("name") == "deepspeed":
-        raise ConfigError(
-            "DeepSpeed's own buffers are not known here: plan with engine=megatron, whose "
-            "distributed optimizer shards as ZeRO stage 1 does."
-        )
+    cfg = compose(source.script, [*_trainer(settings, source.arguments), *source.arguments])
+    _refuse_unknown(cfg)
     model = dict(cfg["model"])
     start = cfg.get("restore_from_path")
-    if start not in _UNKNOWN_YET and not any(a.startswith("model=") for a in arguments):
-        model |= _sizes(_model_at(str(start), archives, "restore_from_path"))
-    _refuse_trainable(model)
-    hosted = _teachers(model, teachers, archives)
-    model["teachers"] = None
+    if start not in _UNKNOWN_YET and _value_of("model", source.arguments) is None:
+        model |= _sizes(_model_at(str(start), source.archives, "restore_from_path"))
+    hosted = _teachers(model, teachers, source.archives)
     for name, teacher in hosted.items():
         _check_vocabulary(name, teacher, model)
     size = settings.vocab_size or vocabulary_of(model["tokenizer"])
     if hosted and not (model.get("distill") or {}).get("terms"):
         raise ConfigError("a teacher is given and no method: add method=glmd, or another one.")
-    title = _title(arguments, teachers)
-    if settings.recipe is not None:
-        title = f"recipe {settings.recipe}, stage {settings.stage}"
+    nodes, devices = source.cluster
+    cluster = settings.nodes or nodes, settings.gpus_per_node or devices
+    title = source.title or _title(source.arguments, teachers)
     return Planned(title, Request(model, hosted, size), cluster)
 
 
@@ -88,8 +79,13 @@ def _title(arguments: Sequence[str], teachers: Sequence[str]) -> str:
     return f"{model}{taught}{f' ({method})' if method else ''}"
 
 
-def _refuse_trainable(model: Mapping[str, Any]) -> None:
-    for name, teacher in (model.get("teachers") or {}).items():
+def _refuse_unknown(cfg: Mapping[str, Any]) -> None:
+    if (cfg.get("engine") or {}).get("name") == "deepspeed":
+        raise ConfigError(
+            "DeepSpeed's own buffers are not known here: plan with engine=megatron, whose "
+            "distributed optimizer shards as ZeRO stage 1 does."
+        )
+    for name, teacher in (cfg["model"].get("teachers") or {}).items():
         if teacher.get("trainable"):
             raise ConfigError(
                 f"model.teachers.{name}.trainable=true: only frozen teachers are planned; set it "
@@ -112,6 +108,7 @@ class _Source:
     arguments: list[str]
     archives: dict[str, Sequence[str]]
     cluster: tuple[int, int]
+    title: str
 
 
 def _of_recipe(settings: PlanSettings, changes: Sequence[str]) -> _Source:
@@ -137,7 +134,8 @@ def _of_recipe(settings: PlanSettings, changes: Sequence[str]) -> _Source:
     cluster = stage.nodes, stage.devices
     arguments = [_unquoted(argument) for argument in stage.arguments]
     made = {path: [_unquoted(argument) for argument in command] for path, command in made.items()}
-    return _Source(stage.script, [*arguments, *changes], made, cluster)
+    title = f"recipe {settings.recipe}, stage {settings.stage}"
+    return _Source(stage.script, [*arguments, *changes], made, cluster, title)
 
 
 def _unquoted(argument: str) -> str:

@@ -8,8 +8,8 @@ it, and takes two optimizer steps in processes of its own. Compared for the rank
 
 state    weights + gradients + optimizer + teachers, in bytes: these must be equal
 growth   of the resident memory, from before the models to the peak, with the planner's estimate;
-         a miniature of the same case runs before, so that libraries loaded on the way do not count,
-         and glibc is told to give freed tensors back at once
+         a miniature of the case runs before, so that loading libraries does not count, and glibc
+         gives freed tensors back at once
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ class Section(dict):
 def section(who: str, objective: str, layout: str, miniature: bool = False) -> dict[str, Any]:
     """The section ``model`` of a case."""
     tp, pp = LAYOUTS[layout]
-    sizes = {**SIZES[who], **({"hidden_size": 8, "num_layers": 2} if miniature else {})}
     return {
-        **sizes,
+        **SIZES[who],
+        **({"hidden_size": 8, "num_layers": 2} if miniature else {}),
         "max_position_embeddings": 512,
         "encoder_seq_length": LENGTH,
         "hidden_dropout": 0.0,
@@ -122,7 +122,8 @@ def plain_step(data_iterator: Any, model: Any) -> Any:
 
 def train(objective: str, layout: str, miniature: bool = False) -> int:
     """Two steps on this rank; the bytes of its state."""
-    first, last = (f(ignore_virtual=True) for f in _ENDS)
+    first = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
+    last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
     config = glm_config_from_cfg(section("student", objective, layout, miniature), VOCAB)
     student = GLMModel(config, pre_process=first, post_process=last)
     distillation, teachers = None, {}
@@ -152,9 +153,6 @@ def train(objective: str, layout: str, miniature: bool = False) -> int:
             distillation.finish()
         optimizer.step()
     return state_bytes(chunks[0], optimizer, teachers)
-
-
-_ENDS = (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
 
 
 def state_bytes(chunk: Any, optimizer: Any, teachers: dict[str, Teacher]) -> int:
@@ -238,11 +236,9 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     cases = parser.parse_args().cases
-    print(
-        f"{'case':12s}{'state: planned':>16s}{'real':>12s}{'growth: planned':>18s}{'real MiB':>10s}"
-    )
+    print("case          state: planned        real   growth: planned  real MiB")
     for case in cases:
-        state, growth = measured(case)  # before anything is planned: a fork wants a quiet process
+        state, growth = measured(case)
         estimate, peak = planned(case)
         equal = "" if state == estimate else "  STATE DIFFERS"
         sizes = f"{peak / MIB:18.1f}{growth / MIB:10.1f}  x {peak / growth:.2f}"
