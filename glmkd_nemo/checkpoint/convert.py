@@ -60,6 +60,12 @@ def convert(request: Request, weights: Weights) -> dict[str, Any]:
     model = model_section(request, weights)
     _check_extras(request, weights)
     target.parent.mkdir(parents=True, exist_ok=True)
+    needed = weights.bytes * (2 if request.format == "nemo" else 1)  # a folder, then its archive
+    if (free := shutil.disk_usage(target.parent).free) < needed:
+        raise OSError(
+            f"{target.parent} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB are "
+            "needed: choose another target."
+        )
     stage = target.with_name(target.name + ".tmp")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()

@@ -126,39 +126,42 @@ def read_original(
         ValueError: entries that no GLM has, or shards of different models, by name.
     """
     shards = [_Shard(path) for path in find_shards(source, tag)]
-    first = shards[0]
+    first = shards[0].rest
+    metas, extras, dropped = _accounted(shards, drop)
+    _check_number(shards, metas)
+    paras = (first.get(NONPARAMETERS) or {}).get(MAP)
+    return Weights(
+        origin=f"original GLM, {len(shards)} model-parallel shard(s) in {shards[0].path.parent}",
+        metas=metas,
+        read=lambda name: _merged(name, shards, replicas),
+        model=_from_args(first.get("args")),
+        tables=from_original(paras) if paras else None,
+        original_tables=paras or {},
+        extras=extras,
+        not_weights=tuple(name for name in first if name in KNOWN and name != NONPARAMETERS),
+        dropped=dropped,
+        iteration=_number(first.get("iteration")),
+    )
+
+
+def _accounted(
+    shards: Sequence[_Shard], drop: Sequence[str]
+) -> tuple[Metas, Metas, tuple[str, ...]]:
+    """Weights, what methods have besides, and names that are left out: every entry is in one."""
+    first, names = shards[0], _same_everywhere(shards)
     beside = first.rest.get(NONPARAMETERS) or {}
+    extras = {name: shape for name, shape in names.items() if name.startswith(EXTRA)}
+    metas = {n: shape for n, shape in names.items() if n not in extras and _is_known(n)}
     unknown = [n for n in (*first.rest, *first.odd) if n not in KNOWN]
     unknown += [f"{NONPARAMETERS}.{name}" for name in beside if name != MAP]
-    metas, extras, names = {}, {}, _same_everywhere(shards)
-    for name, shape in names.items():
-        if name.startswith(EXTRA):
-            extras[name] = shape
-        elif _is_known(name):
-            metas[name] = shape
-        else:
-            unknown.append(name)
+    unknown += [name for name in names if name not in extras and name not in metas]
     dropped = [n for n in (*unknown, *extras) if any(fnmatch.fnmatch(n, p) for p in drop)]
     if unknown := [name for name in unknown if name not in dropped]:
         raise ValueError(
             f"{first.path} has {len(unknown)} entries that no GLM has: {', '.join(unknown[:8])}. "
             f"Name them in drop=[{unknown[0]}] to leave them out."
         )
-    _check_number(shards, metas)
-    others = [name for name in first.rest if name in KNOWN and name != NONPARAMETERS]
-    paras = beside.get(MAP)
-    return Weights(
-        origin=f"original GLM, {len(shards)} model-parallel shard(s) in {first.path.parent}",
-        metas=metas,
-        read=lambda name: _merged(name, shards, replicas),
-        model=_from_args(first.rest.get("args")),
-        tables=from_original(paras) if paras else None,
-        original_tables=paras or {},
-        extras={name: shape for name, shape in extras.items() if name not in dropped},
-        not_weights=tuple(others),
-        dropped=tuple(dropped),
-        iteration=_number(first.rest.get("iteration")),
-    )
+    return metas, {n: t for n, t in extras.items() if n not in dropped}, tuple(dropped)
 
 
 def _is_known(name: str) -> bool:

@@ -7,6 +7,7 @@ through a shared mapping. All shards are open at once, so a weight is read once.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,7 @@ def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
     if weights.tables is not None and not tables:
         tables = _tables(weights.tables)
     for file in files:
-        with FakeTensorMode():
-            module = OrderedDict(
-                (names[n], torch.empty(p[0], dtype=p[1])) for n, p in parts.items()
-            )
-            paras = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in tables.items()}
-        state = {MODULE: module, NONPARAMETERS: {MAP: paras} if paras else {}, **rest}
-        with torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(state, file)
+        _write_open(file, {names[n]: part for n, part in parts.items()}, tables, rest)
     shards = [Mapped(file, shared=True) for file in files]
     for shard in shards:
         for name, table in tables.items():
@@ -66,6 +60,21 @@ def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
             shard.state[MODULE][names[name]].copy_(part)
             shard.used(part.nbytes)
     (folder / TRACKERS[0]).write_text(tag, encoding="utf-8")
+
+
+def _write_open(
+    file: Path,
+    parts: Mapping[str, tuple[Sequence[int], torch.dtype]],
+    tables: Mapping[str, Tensor],
+    rest: Mapping[str, Any],
+) -> None:
+    """Writes a file with the space of its tensors left open."""
+    with FakeTensorMode():
+        module = OrderedDict((n, torch.empty(s, dtype=t)) for n, (s, t) in parts.items())
+        paras = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in tables.items()}
+    state = {MODULE: module, NONPARAMETERS: {MAP: paras} if paras else {}, **rest}
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save(state, file)
 
 
 def _tables(tables: Tables) -> dict[str, Tensor]:
