@@ -70,6 +70,12 @@ class Tuning:
         """All runs, task by task."""
         return [run for i, task in enumerate(self.tasks) for run in self._of_task(i, task)]
 
+    def notes_of_options(self, run: Run) -> list[str]:
+        """Notes on options of the command line itself, not on those that auto_tune.py adds."""
+        given, _ = read_options(self.options, PROGRAM)
+        given.use(*run.given.asked)
+        return given.notes("fine-tuning")
+
     def _of_task(self, number: int, task: str) -> list[Run]:
         if task not in TASKS:
             raise ValueError(f"--tasks: {task!r} is unknown{nearest(task, TASKS)}")
@@ -234,17 +240,15 @@ def tuning(original: Original) -> list[Command]:
     """
     found = Tuning(original)
     runs = found.runs()
-    notes = list(found.notes)
+    notes = [*found.notes, *found.given.notes("auto_tune.py")]
+    own = {word.partition("=")[0] for word in found.options}
     for run in runs:
-        notes += [note for note in run.plan.notes if note not in notes]
-    for note in found.given.notes("auto_tune.py"):
-        notes.append(note)
-    where = "fine-tuning by auto_tune.py"
-    options = {word.partition("=")[0].lstrip("-") for word in found.options}
-    for name in sorted(options):
-        every = [run for run in runs if name in list(run.given)]
-        said = [set(run.given.notes(where)) for run in every]
-        common = set.intersection(*said) if said else set()
-        notes += [n for n in sorted(common) if n.startswith(f"--{name}:") and n not in notes]
+        said = [*run.plan.notes, *found.notes_of_options(run)]
+        named = [note for note in said if not note.startswith("--") or _option(note) in own]
+        notes += [note for note in named if note not in notes]
     sweep = commands(runs, found.layout, notes, original.environment)
     return [*found.checkpoints.commands(), *sweep]
+
+
+def _option(note: str) -> str:
+    return re.split("[=:,]", note)[0]

@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from glmkd_nemo.tune.settings import CONF
 from glmkd_nemo.tune.spelling import spell
 
+_OBJECTIVE = ("method=", "aggregator=")  # written by terms.py, with their changes
+
 
 @dataclass(frozen=True)
 class Command:
@@ -32,6 +34,11 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def spelled(value: Any) -> str:
+    """`value` as an override has it; the word none needs no quotes there."""
+    return "none" if value == "none" else spell(value)
+
+
 @functools.cache
 def composed(config: str, groups: tuple[str, ...]) -> Mapping[str, Any]:
     """A shipped configuration with choices of groups, not interpolated: nested mappings."""
@@ -41,7 +48,8 @@ def composed(config: str, groups: tuple[str, ...]) -> Mapping[str, Any]:
     return found
 
 
-def section(name: str, group: str) -> dict[str, Any]:
+@functools.cache
+def section(name: str, group: str) -> Mapping[str, Any]:
     """A YAML file of a group of ``conf`` as it stands."""
     found: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
     return found
@@ -86,13 +94,12 @@ class Plan:
 
     def overrides(self) -> list[str]:
         """Groups first, then keys in the order in which they were wanted."""
-        groups = tuple(f"{name}={choice}" for name, choice in self.groups.items())
-        base = composed(self.config, groups)
-        found = list(groups)
+        found = [f"{name}={choice}" for name, choice in self.groups.items()]
+        base = composed(self.config, tuple(g for g in found if not g.startswith(_OBJECTIVE)))
         for key, (value, default) in self._wanted.items():
             there, now = _at(base, key)
             if not _same(now if there else default, value):
-                found.append(f"{key}={spell(value)}")
+                found.append(f"{key}={spelled(value)}")
         return found + self._more
 
 

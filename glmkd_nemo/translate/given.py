@@ -46,29 +46,29 @@ class Given(Mapping[str, Any]):
         """Whether a flag is given, or an option with a value."""
         return bool(name in self and self._values[name] not in ("", None))
 
-    def changed(self, **values: Any) -> Given:
-        """A copy with further options, or without those that are ``None``."""
-        merged = {**self._values, **{name.replace("-", "-"): v for name, v in values.items()}}
-        return Given({k: v for k, v in merged.items() if v is not None}, self._table)
+    @property
+    def asked(self) -> set[str]:
+        """What was asked for so far."""
+        return set(self._asked)
 
     def use(self, *names: str) -> None:
         """Says that options are taken care of."""
         self._asked.update(names)
 
     def notes(self, where: str) -> list[str]:
-        """Of each given option that changes nothing, the reason.
+        """Of the given options that change nothing, the reason.
 
         Args:
             where: of what a mapped option was not asked for, e.g. "pre-training".
         """
-        found = []
+        found: dict[str, list[str]] = {}
         for name in self._values:
             option = self._table[name]
             if option.fate != "mapped":
-                found.append(f"{dashed(name)}: {option.fate}: {option.text}")
+                found.setdefault(f"{option.fate}: {option.text}", []).append(dashed(name))
             elif name not in self._asked:
-                found.append(f"{dashed(name)}: no effect: not used in {where}")
-        return found
+                found.setdefault(f"no effect: not used in {where}", []).append(dashed(name))
+        return [f"{', '.join(options)}: {reason}" for reason, options in found.items()]
 
 
 def number(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def _nearest(sizes: dict[str, Any], tokenizer: str) -> str:
     return min(differing(name) for name in usable)[1]
 
 
-def _tokenizer_of(model: dict[str, Any]) -> str:
+def _tokenizer_of(model: Mapping[str, Any]) -> str:
     chosen = [entry[_GROUP] for entry in model.get("defaults", []) if _GROUP in entry]
     return str(chosen[0]) if chosen else "bert"
 

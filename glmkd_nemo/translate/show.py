@@ -17,13 +17,20 @@ def as_text(command: Command) -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
     words = [*variables, "python", f"scripts/{command.script}.py"]
     lines, line = [], " ".join(words)
-    for word in (shlex.quote(override) for override in command.overrides):
+    for word in (quoted(override) for override in command.overrides):
         if len(line) + len(word) + 3 > WIDTH or "\n" in line or "\n" in word:
             lines.append(line)
             line = _INDENT + word
         else:
             line += f" {word}"
     return " \\\n".join([*lines, line])
+
+
+def quoted(word: str) -> str:
+    """`word` for a shell, in double quotes where it has single ones and nothing else of note."""
+    if "'" in word and not set(word) & set('"$`\\!'):
+        return f'"{word}"'
+    return shlex.quote(word)
 
 
 def notes_of(commands: Sequence[Command]) -> list[str]:

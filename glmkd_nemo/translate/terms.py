@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from glmkd_nemo.replay.flags import Terms
-from glmkd_nemo.translate.command import names, section
-from glmkd_nemo.tune.spelling import spell
+from glmkd_nemo.translate.command import names, section, spelled
 
 TERMS, AGGREGATOR = "model.distill.terms", "model.distill.aggregator"
 LABELS = ("kd", "hard")
+_OWN_RECIPE = 5  # a recipe that has the method itself may need so many more words
 # of every term, and of soft labels: written down here because importing the methods (torch,
 # Megatron-Core) takes longer than all the rest; tests compare with the methods' own
 _DEFAULTS = {"weight": 1.0, "schedule": None, "after": None, "teacher": None}
 _LABEL_DEFAULTS = {"loss": "kl", "mask": "target", "temperature": 1.0, "mask_map": False}
-Distill = dict[str, Any]
+Distill = Mapping[str, Any]
 
 
 def filled(term: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,12 +37,13 @@ def recipe(terms: Terms, aggregator: Mapping[str, Any] | None) -> tuple[dict[str
     """
     wanted = {name.replace("@", "_"): filled(term) for name, term in terms.items()}
     best: tuple[int, dict[str, str], list[str]] | None = None
-    methods = {*LABELS, *(term["method"] for term in wanted.values())}
+    own = {term["method"] for term in wanted.values()} - set(LABELS)
     for groups, there in _candidates(aggregator):
-        if not {term["method"] for term in there["terms"].values()} <= methods:
+        if not {term["method"] for term in there["terms"].values()} <= {*own, *LABELS}:
             continue  # a term without weight would still be built
         changes = _changes(wanted, there) + _aggregator_changes(aggregator, there)
-        size = len(changes) + len(groups)
+        named = {term["method"] for term in there["terms"].values()}
+        size = len(changes) + len(groups) + _OWN_RECIPE * len(own - named)
         if best is None or size < best[0]:
             best = size, groups, changes
     assert best is not None
@@ -74,7 +75,7 @@ def _changes(wanted: Terms, there: Distill) -> list[str]:
         own = {**term, "after": names_there.get(term["after"], term["after"])}
         before = left[ours] if ours else filled({"method": ""})
         keys = [k for k in own if k not in before or before[k] != own[k]]
-        found += [f"{path}.{key}={spell(own[key])}" for key in keys]
+        found += [f"{path}.{key}={spelled(own[key])}" for key in keys]
     unused = [name for name in left if name not in names_there.values()]
     return found + [f"{TERMS}.{n}.weight=0.0" for n in unused if left[n]["weight"] != 0]
 
@@ -101,4 +102,4 @@ def _aggregator_changes(wanted: Mapping[str, Any] | None, there: Distill) -> lis
     if before.get("name") != wanted["name"]:
         before = {}
     changed = {k: v for k, v in wanted.items() if k not in before or before[k] != v}
-    return [f"{AGGREGATOR}.{key}={spell(value)}" for key, value in changed.items()]
+    return [f"{AGGREGATOR}.{key}={spelled(value)}" for key, value in changed.items()]

@@ -74,7 +74,7 @@ def effective(given: Given, plan: Plan, changed: Settings | None = None) -> Effe
             f"ZeRO stage {settings.zero_stage}{offload} of the DeepSpeed file: no effect: the "
             "optimizer's state is sharded over data-parallel ranks here; engine=deepspeed has ZeRO"
         )
-    return _by_file(given, plan, options, settings, str(path))
+    return _by_file(given, plan, options, settings, str(path or "the DeepSpeed file"))
 
 
 def _by_file(

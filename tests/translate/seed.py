@@ -21,7 +21,7 @@ ONE_MORE = {
     "768:1024": "768:768:1024",
     "12:24": "12:12:24",
     "512:512": "512:512:512",
-    f"{_PRETRAINED}/blocklm-base-blank:": f"{_PRETRAINED}/base-mlm:{_PRETRAINED}/blocklm-base-blank:",
+    "load_pretrained=../": f"load_pretrained={_PRETRAINED}/base-mlm:../",
 }
 
 

@@ -12,7 +12,7 @@ TASKS = (
 )
 
 OPTIONS: Table = {
-    "py_file": mapped("which script", "finetune_glm.py"),
+    "py_file": idle("finetune.py and finetune_glm.py are scripts/finetune.py here"),
     "gpus": mapped("CUDA_VISIBLE_DEVICES and trainer.devices, or gpus", "6"),
     "model": mapped("the options of one of its models", "block_tiny6"),
     "model_path": mapped("restore_from_path, of the converted weights"),
