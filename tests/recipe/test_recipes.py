@@ -148,4 +148,5 @@ def test_all_run_in_toy_size(tmp_path: Path) -> None:
         trained = {n: note for n, note in notes.items() if n not in ("data", "vocabulary")}
         assert trained
         for stage, note in trained.items():
-            assert note["state"] == "done" and math.isfinite(note["loss"]), (name, stage)
+            assert note["state"] == "done", (name, stage)
+            assert math.isfinite(note["loss"]), (name, stage)

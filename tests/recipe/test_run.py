@@ -98,7 +98,8 @@ def test_a_stopped_recipe_goes_on(tmp_path: Path, scripts: Path, number: int) ->
     try:
         end = time.monotonic() + 60
         while ("start", "finetune_rte") not in noted(tmp_path):
-            assert run.poll() is None and time.monotonic() < end
+            assert run.poll() is None
+            assert time.monotonic() < end
             time.sleep(0.02)
     finally:
         os.kill(run.pid, number)
