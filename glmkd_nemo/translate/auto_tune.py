@@ -6,7 +6,6 @@ these are; what all tasks have in common then stands in ``overrides``, the rest 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from glmkd_nemo.config.strict import nearest
-from glmkd_nemo.translate.auto_tune_facts import DATA, EPOCHS, MODELS, TASKS, TEACHERS
+from glmkd_nemo.translate.auto_tune_facts import DATA, EPOCHS, MODELS, TASKS
 from glmkd_nemo.translate.checkpoints import Checkpoints
 from glmkd_nemo.translate.command import Command, Plan
 from glmkd_nemo.translate.deepspeed import Settings, settings_of
@@ -24,6 +23,7 @@ from glmkd_nemo.translate.original import Original
 from glmkd_nemo.translate.programs import finetuning
 from glmkd_nemo.translate.sweep import commands
 from glmkd_nemo.translate.tables import AUTO_TUNE, PROGRAM
+from glmkd_nemo.translate.task_teachers import teacher_words
 
 _AGAIN = re.compile(r"--again_(\d+)__(.+)", re.DOTALL)
 
@@ -59,6 +59,7 @@ class Tuning:
                 self.again.setdefault(int(found[1]), []).append(f"--{found[2]}")
             else:
                 self.options.append(word)
+        read_options(self.options, PROGRAM, near=AUTO_TUNE)  # names what neither knows
         self.tasks = str(self.given.of("tasks")).split(",")
         self.checkpoints = Checkpoints()
         self.notes: list[str] = []
@@ -185,44 +186,10 @@ class Tuning:
         if not key:
             return []
         path = Path(str(self.given.of("task_t_load_path") or "distill/task_t_load.json"))
-        if path.is_file():
-            return _of_file(path, key, task)
-        if key not in TEACHERS:
-            raise ValueError(
-                f"--task_t_load={key}: {path} is not here, which says where that teacher is "
-                f"(known without it: {', '.join(TEACHERS)})"
-            )
-        note = (
-            f"{path} is not here: say where the teachers fine-tuned on each task are, in place of "
-            "checkpoints/pretrain/.../finetune/..."
-        )
-        if note not in self.notes:
+        words, note = teacher_words(path, key, task)
+        if note and note not in self.notes:
             self.notes.append(note)
-        return _of_facts(key, task)
-
-
-def _of_facts(key: str, task: str) -> list[str]:
-    found, name = TEACHERS[key], TASKS[task][1]
-    folders = [f"{DATA}/checkpoints/pretrain/{row[0]}/finetune/{name}" for row in found]
-    prefix = "--mt_" if len(found) > 1 else "--teacher_"
-    sizes = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
-    columns = {s: ":".join(str(row[i]) for row in found) for i, s in enumerate(sizes, 1)}
-    paths = f"{prefix}load_pretrained={':'.join(folders)}"
-    return [paths, *(f"{prefix}{name}={value}" for name, value in columns.items())]
-
-
-def _of_file(path: Path, key: str, task: str) -> list[str]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        words = []
-        for name, value in table[key]["args"]:
-            if isinstance(value, list):
-                places = [table[v]["tasks"][task] if v in table else v for v in value]
-                value = ":".join(DATA + place for place in places)
-            words.append(name if value is None else f"{name}={value}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has no teacher {key!r} for {task}: {error!r}") from error
-    return words
+        return words
 
 
 def tuning(original: Original) -> list[Command]:

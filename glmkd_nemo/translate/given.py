@@ -92,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_options(
-    arguments: Sequence[str], table: Table, *, rest: bool = False
+    arguments: Sequence[str], table: Table, *, rest: bool = False, near: Table | None = None
 ) -> tuple[Given, list[str]]:
     """The options of a table.
 
@@ -100,6 +100,7 @@ def read_options(
         arguments: ``--a=1``, ``--a 1``, ``--b``.
         table: those there are.
         rest: hand back what is not in the table.
+        near: further options that an unknown one may be meant for.
 
     Returns:
         Options, and what is left.
@@ -117,7 +118,7 @@ def read_options(
         parser.add_argument(dashed(name), dest=name, **kinds[option.kind])
     found, left = parser.parse_known_args(list(arguments))
     if left and not rest:
-        raise ValueError(_unknown(left[0], table))
+        raise ValueError(_unknown(left[0], {**table, **(near or {})}))
     return Given(vars(found), table), left
 
 

@@ -77,6 +77,7 @@ def finetuning(
     Raises:
         ValueError: what has no equivalent here, by option.
     """
+    given.use("finetune")
     epochs = float(given.of("epochs") or 0)
     plan = Plan("finetune" if epochs > 0 else "evaluate")
     _is_glm(given)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 
+import glmkd_nemo
 from glmkd_nemo.translate.given import dashed, read_options
 from glmkd_nemo.translate.option import Table
 from glmkd_nemo.translate.tables import AUTO_TUNE, LAUNCHER, PROGRAM
 
+ROOT = Path(glmkd_nemo.__file__).parent
 FACTS = Path(__file__).with_name("original_options.txt")
 # attributes that the original's own readme gives as options, though its parser lacks them
 _OF_A_README = {
@@ -50,6 +54,29 @@ def test_every_fate_has_its_text(table: Table):
         assert len(option.text) > 2, name
         assert option.fate == "mapped" or " " in option.text, f"{name}: a reason is a sentence"
         assert option.key is None or (option.fate == "mapped" and "." in option.key), name
+
+
+def patterns() -> list[str]:
+    """Texts in the code that reads options, those with gaps as regular expressions."""
+    sources = [*ROOT.glob("translate/*.py"), *ROOT.glob("replay/flags/**/*.py")]
+    found = []
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else None for p in node.values]
+                if len("".join(p for p in parts if p)) >= 3:
+                    found.append("".join(".+" if p is None else re.escape(p) for p in parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.escape(node.value))
+    return found
+
+
+def test_mapped_options_are_read_by_code():
+    known = re.compile("|".join(patterns()))
+    for table in (PROGRAM, AUTO_TUNE):
+        for name, option in table.items():
+            if option.fate == "mapped" and option.key is None:
+                assert known.fullmatch(name), f"nothing reads --{name}"
 
 
 def test_an_unknown_option_is_answered_with_the_nearest():

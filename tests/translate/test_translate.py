@@ -105,7 +105,7 @@ def test_several_teachers_of_which_some_options_are_given_once():
     assert len(conversions) == 2
     assert "model.teachers.t1.restore_from_path=b.nemo" in run.overrides
     assert "model.teachers.t1.trainable=true" in run.overrides
-    with pytest.raises(ValueError, match="mt_num_layers=1:2:3 is not of"):
+    with pytest.raises(ValueError, match="mt_load_pretrained=a:b is not of 3 teachers"):
         translate(f"{text} --mt_num_layers=1:2:3")
 
 
