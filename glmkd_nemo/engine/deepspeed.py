@@ -22,6 +22,7 @@ from glmkd_nemo.engine.deepspeed_engine import DeepSpeedChunk, DeepSpeedOptimize
 from glmkd_nemo.engine.partitioned import sharded_weights
 from glmkd_nemo.engine.strategy import ENGINE_FOLDER, MegatronStrategy
 
+RATES = "learning_rates"  # of the optimizer's groups, in Lightning's part of a checkpoint
 TAG = "state"  # DeepSpeed's name of the only checkpoint in a folder
 
 
@@ -72,6 +73,7 @@ class DeepSpeedStrategy(MegatronStrategy):
         beside = None
         if checkpoint.get("optimizer_states"):
             state[ENGINE_FOLDER] = self._layout()
+            state[RATES] = [group["lr"] for group in self.optimizers[0].param_groups]
             beside = self._save_engine
         sharded.save_directory(state, ckpt_to_dir(str(filepath)), beside)
 
@@ -112,6 +114,8 @@ class DeepSpeedStrategy(MegatronStrategy):
         """Has the engine read its checkpoint."""
         assert self._resumed_from is not None
         self.engine.load_checkpoint(str(self._resumed_from / ENGINE_FOLDER), tag=TAG)
+        for group, rate in zip(self.optimizers[0].param_groups, checkpoint[RATES], strict=True):
+            group["lr"] = rate  # not every stage restores it, and schedules set the next step's
 
     def _layout(self) -> dict[str, int]:
         return {
