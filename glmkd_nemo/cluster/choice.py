@@ -8,12 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from glmkd_nemo.cluster.resolve import SCHEMAS
 from glmkd_nemo.cluster.settings import LaunchSettings
 from glmkd_nemo.config.strict import ConfigError, check, nearest
 from glmkd_nemo.recipe.plan import Recipe, Stage, load_recipe
-
-# One process per device: these join processes that srun or torchrun started
-DISTRIBUTED = ("pretrain", "finetune", "evaluate")
 
 
 @dataclass
@@ -79,10 +77,12 @@ def _stage(section: Any, out: Path) -> Stage:
             f"stages: {section}: name and result (the file that a complete stage leaves) are needed"
         )
     folder = out / given.name
+    size = {"nodes": "trainer.num_nodes", "devices": "trainer.devices"}
+    sizes = [f"{key}={section[name]}" for name, key in size.items() if name in section]
     return Stage(
         name=given.name,
         script=given.script,
-        arguments=tuple(given.arguments),
+        arguments=(*given.arguments, *(sizes if given.script in SCHEMAS else [])),
         needs=tuple(given.needs),
         folder=folder,
         result=folder / given.result,

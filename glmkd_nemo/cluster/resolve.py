@@ -12,13 +12,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glmkd_nemo.cluster.settings import CONF
+from glmkd_nemo.config.evaluate import EvaluateSchema
 from glmkd_nemo.config.finetune import FinetuneSchema
+from glmkd_nemo.config.generate import GenerateSchema
 from glmkd_nemo.config.overrides import check_overrides
 from glmkd_nemo.config.schema import PretrainSchema
 from glmkd_nemo.config.strict import ConfigError, check
 from glmkd_nemo.recipe.plan import Stage
 
-SCHEMAS: dict[str, type] = {"pretrain": PretrainSchema, "finetune": FinetuneSchema}
+# Scripts with a configuration to compose: the ones that run a process per device and join what
+# srun or torchrun started
+SCHEMAS: dict[str, type] = {
+    "pretrain": PretrainSchema,
+    "finetune": FinetuneSchema,
+    "evaluate": EvaluateSchema,
+    "generate": GenerateSchema,
+}
 
 
 def compose(script: str, arguments: Sequence[str]) -> dict[str, Any]:

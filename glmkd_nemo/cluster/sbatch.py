@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from glmkd_nemo.cluster.choice import DISTRIBUTED
+from glmkd_nemo.cluster.resolve import SCHEMAS
 from glmkd_nemo.cluster.settings import ROOT, SlurmSettings
 from glmkd_nemo.recipe.plan import Stage
 
@@ -121,7 +121,7 @@ def job_name(recipe: str, stage: Stage) -> str:
 
 def tasks_per_node(stage: Stage) -> int:
     """One per device, where the script joins processes; else one that starts its own."""
-    return stage.devices if stage.script in DISTRIBUTED else 1
+    return stage.devices if stage.script in SCHEMAS else 1
 
 
 def gpus_per_node(stage: Stage, cluster: SlurmSettings) -> int:
@@ -173,7 +173,7 @@ def _settings(stage: Stage, cluster: SlurmSettings) -> Iterator[str]:
     else:
         yield "check=()"
     yield "command=("
-    if stage.script not in DISTRIBUTED:
+    if stage.script not in SCHEMAS:
         yield "  env --unset=SLURM_NTASKS  # one process, which starts its own"
     yield f'  {shlex.quote(python)} "$repository/scripts/{stage.script}.py"'
     yield from (f"  {_quoted(argument)}" for argument in stage.arguments)

@@ -77,6 +77,7 @@ def test_stages_in_full(tmp_path: Path) -> None:
         tmp_path / "b" / "b.nemo",
     ]
     assert (recipe.stages[1].nodes, recipe.stages[1].devices) == (2, 8)
+    assert recipe.stages[1].arguments == ("trainer.num_nodes=2", "trainer.devices=8")
     for wrong, words in {
         f"[{second}]": "stage b needs a",
         "[{name: a, scrip: x}]": "unknown key scrip; did you mean script",
