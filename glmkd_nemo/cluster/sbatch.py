@@ -79,10 +79,14 @@ say "starts on ${nodes[*]}"
 srun "${container[@]}" --kill-on-bad-exit=1 --open-mode=append \
   --output="$logs/%x-%j-%n-%t.log" "${command[@]}"
 code=$?
+if [ -e "$result" ]; then  # a rank that was cut off now had nothing left to do
+  say "complete: $result"
+  exit 0
+fi
 case $code in
   0)
-    [ -e "$result" ] || { say "ended without $result"; exit 1; }
-    say "complete: $result"
+    say "ended without $result"
+    exit 1
     ;;
   2)
     say "a mistake in the command, see $logs: not requeued"

@@ -105,17 +105,18 @@ def shown(logs: Path, job: str) -> list[tuple[int, str]]:
     return [(int(n), loss) for n, loss in re.findall(r"^step (\d+)/\d+ loss (\S+)", text, re.M)]
 
 
-def tensorboard(folder: Path, tag: str = "train/loss") -> dict[int, set[float]]:
-    """Values by step, of all event files (a resumed run starts a new one)."""
+def tensorboard(folder: Path, tag: str = "train/loss") -> list[list[float]]:
+    """Values of every attempt, the first one first (a resumed run starts a new file)."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    found: dict[int, set[float]] = {}
-    for path in folder.rglob("events.out.tfevents.*"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag == tag:
-                    found.setdefault(event.step, set()).add(value.tensor.float_val[0])
-    return found
+    def values(path: Path) -> list[float]:
+        events = EventFileLoader(str(path)).Load()
+        every = (value for event in events for value in event.summary.value)
+        return [value.tensor.float_val[0] for value in every if value.tag == tag]
+
+    # named events.out.tfevents.SECONDS.HOST...
+    files = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name)
+    return [values(path) for path in files]
 
 
 def test_a_killed_step_is_requeued_and_the_losses_are_those_of_an_undisturbed_run(
@@ -136,9 +137,12 @@ def test_a_killed_step_is_requeued_and_the_losses_are_those_of_an_undisturbed_ru
     assert "cut off (code 137)" in log
     assert "restart 1: complete" in log
 
-    undisturbed, disturbed = tensorboard(whole), tensorboard(cut)
+    (undisturbed,) = tensorboard(whole)
+    before, after = tensorboard(cut)
     assert len(undisturbed) == STEPS
-    assert disturbed == undisturbed
+    assert len(after) == STEPS - CHECKPOINT_EVERY
+    assert after == undisturbed[CHECKPOINT_EVERY:]  # to the last bit
+    assert before == undisturbed[: len(before)]
     steps = [step for step, _ in shown(cut / "logs", job)]
     assert steps.count(CHECKPOINT_EVERY + 1) == 2  # it went on from the checkpoint
     assert steps.count(CHECKPOINT_EVERY) == 1
