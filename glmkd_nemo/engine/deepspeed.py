@@ -111,9 +111,16 @@ class DeepSpeedStrategy(MegatronStrategy):
             super().load_model_state_dict(checkpoint, strict)
 
     def load_optimizer_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Has the engine read its checkpoint."""
+        """Has the engine read its checkpoint.
+
+        Raises:
+            CheckpointDamaged: there is none.
+        """
         assert self._resumed_from is not None
-        self.engine.load_checkpoint(str(self._resumed_from / ENGINE_FOLDER), tag=TAG)
+        folder = self._resumed_from / ENGINE_FOLDER
+        found, _ = self.engine.load_checkpoint(str(folder), tag=TAG)
+        if found is None:
+            raise sharded.CheckpointDamaged(f"{folder} has no checkpoint of DeepSpeed")
         for group, rate in zip(self.optimizers[0].param_groups, checkpoint[RATES], strict=True):
             group["lr"] = rate  # not every stage restores it, and schedules set the next step's
 
