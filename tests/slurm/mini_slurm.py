@@ -98,7 +98,9 @@ class MiniSlurm:
         for daemon in daemons:
             path = self.place / f"{daemon}.pid"
             with contextlib.suppress(OSError, ValueError):
-                os.kill(int(path.read_text()), signal.SIGTERM)
+                number = int(path.read_text())
+                os.kill(number, signal.SIGTERM)
+                wait_for(lambda number=number: not Path(f"/proc/{number}").exists(), 30)
 
     def _idle(self) -> list[str]:
         return ["idle"] * len(self.names)
