@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from glmkd_nemo.config.strict import ConfigError, check, nearest
 CONF = Path(__file__).resolve().parents[2] / "conf" / "recipe"
 PARTS = "parts"  # folder of what recipes share
 SCALES = ("full", "tiny")
+_WORD = re.compile(r"\{[\w:.-]+\}")
 
 
 @dataclass
@@ -214,7 +216,9 @@ def _changed(settings: Any, change: str) -> Any:
     if not separator or not key:
         raise ConfigError(f"{change!r} is no key=value: write scale=tiny, for instance")
     try:
-        given = OmegaConf.from_dotlist([f"value={value}"]).value
+        # {tokenizer}, {stage:teacher} are texts, not sections
+        found = None if _WORD.fullmatch(value) else OmegaConf.from_dotlist([f"value={value}"])
+        given = value if found is None else found.value
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{change}: {error}") from error
     words = key.split(".")
