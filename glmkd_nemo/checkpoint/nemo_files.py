@@ -5,7 +5,6 @@ A sharded folder is an archive unpacked, and taken wherever an archive is.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from glmkd_nemo.checkpoint.original_glm import from_original, our_name, to_origi
 from glmkd_nemo.checkpoint.sharded import check_whole
 from glmkd_nemo.checkpoint.skeleton import (
     MAP,
+    as_stored,
     model_on_meta,
     objects,
     places,
@@ -158,10 +158,8 @@ def _as_in(wanted: Places, weights: Weights) -> Iterator[tuple[str, Any]]:
             yield name, place
             continue
         found = weights.metas[name]
-        own = dataclasses.replace(place, dtype=found.dtype)
-        if place.allow_shape_mismatch and found.shape[1:] == place.local_shape[1:]:
-            shape = tuple(found.shape)
-            own = dataclasses.replace(own, data=found, local_shape=shape, global_shape=shape)
+        more_rows = place.allow_shape_mismatch and found.shape[1:] == place.local_shape[1:]
+        own = as_stored(place, found.dtype, found.shape if more_rows else None)
         if tuple(own.local_shape) != tuple(found.shape):
             raise ValueError(
                 f"{name}: the checkpoint's is {tuple(found.shape)}, the model's "

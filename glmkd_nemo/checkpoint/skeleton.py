@@ -70,15 +70,17 @@ def objects(model: GLMModel) -> Objects:
 def with_file_types(
     wanted: Places, types: Mapping[str, tuple[torch.Size, torch.dtype]]
 ) -> Iterator[tuple[str, ShardedTensor]]:
-    """Places with shapes of the leading axis and dtypes as a file has them."""
+    """Places with the dtypes, and the rows of the vocabulary, that a file has."""
     for name, place in wanted.items():
         shape, dtype = types[place.key]
-        own = dataclasses.replace(place, dtype=dtype)
-        if place.allow_shape_mismatch and place.prepend_axis_num == 0:
-            own = dataclasses.replace(
-                own,
-                global_shape=tuple(shape),
-                local_shape=tuple(shape),
-                data=torch.empty(shape, dtype=dtype, device="meta"),
-            )
-        yield name, own
+        yield name, as_stored(place, dtype, shape if place.allow_shape_mismatch else None)
+
+
+def as_stored(
+    place: ShardedTensor, dtype: torch.dtype, shape: torch.Size | None = None
+) -> ShardedTensor:
+    """A place with the dtype of a file, and its shape where that may differ from the model's."""
+    local = tuple(place.local_shape if shape is None else shape)
+    sizes = {} if shape is None else {"local_shape": local, "global_shape": local}
+    data = torch.empty(local, dtype=dtype, device="meta")
+    return dataclasses.replace(place, dtype=dtype, data=data, **sizes)

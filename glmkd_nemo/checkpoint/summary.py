@@ -64,18 +64,15 @@ def _verified(request: Request, weights: Weights, model: dict[str, Any]) -> str:
 def print_summary(
     weights: Weights, model: dict[str, Any], request: Request, verdict: str | None, seconds: float
 ) -> None:
-    """The table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in summary(weights, model, request).items():
-        table.add_row(name, value)
+    """The table on the terminal; long lines are left whole, for paths are copied from it."""
+    rows = summary(weights, model, request)
     if verdict is not None:
-        table.add_row("verified", verdict)
+        rows["verified"] = verdict
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    table.add_row("took", f"{seconds:.0f} s, peak memory {peak:.2f} GiB with mapped files")
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+    rows["took"] = f"{seconds:.0f} s, peak memory {peak:.2f} GiB with mapped files"
+    width = max(map(len, rows)) + 2
+    for name, value in rows.items():
+        print(f"{name:<{width}}{value}")
 
 
 def summary(weights: Weights, model: dict[str, Any], request: Request) -> dict[str, str]:

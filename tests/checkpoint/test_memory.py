@@ -68,6 +68,7 @@ def large() -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_conversion_needs_a_few_of_the_largest_weights(tmp_path: Path):
     state = large()
     largest = max(tensor.nbytes for tensor in state.values())

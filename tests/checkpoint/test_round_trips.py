@@ -37,36 +37,64 @@ pytestmark = pytest.mark.usefixtures("alone")
 SHARED = GOLDEN.parents[1].parent / "shared" / "golden"
 
 
-def test_from_the_original_through_all_layouts_and_back(
-    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
-):
-    sizes = {STUDENT: 4, "student_3x64": 2, "teacher_4x64": 1, MAPPED: 2}
-    jobs = []
-    for model, size in sizes.items():
-        write(tmp_path / model, weights_of(model), size, tables_of(model))
-        nemo, spread = tmp_path / f"{model}.nemo", tmp_path / f"{model}-2x2"
-        text = run(
-            capsys, f"source={tmp_path / model}", f"target={nemo}", HEADS, "--verify", *vocabulary
-        )
+MODELS = {STUDENT: 4, "student_3x64": 2, "teacher_4x64": 1, MAPPED: 2}  # and model-parallel size
+
+
+def archives(
+    folder: Path, models: list[str], vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Original checkpoints of models, and a ``.nemo`` of each."""
+    for model in models:
+        source = write(folder / model, weights_of(model), MODELS[model], tables_of(model))
+        there = [f"source={source}", f"target={source}.nemo", HEADS, "--verify", *vocabulary]
+        text = run(capsys, *there)
         assert "bit by bit" in text
         assert f"all {len(weights_of(model))} by name" in text
-        jobs.append((str(nemo), str(spread)))
-    run_ranks("tests.checkpoint.conversion_ranks:reshard", 4, {"jobs": jobs, "tp": 2, "pp": 2}, 400)
-    for model in sizes:
-        between = tmp_path / f"{model}-2x2"
-        if model != MAPPED:  # which has no Hugging Face form
-            between = tmp_path / f"{model}-hf"
-            small = "shard_size=100KB"
-            run(
-                capsys,
-                f"source={tmp_path / model}-2x2",
-                f"target={between}",
-                "format=huggingface",
-                small,
-            )
-            assert len(list(between.glob("*.safetensors"))) > 1
-        run(capsys, f"source={between}", f"target={tmp_path / model}-back", "format=original")
-        assert same(read_module(tmp_path / f"{model}-back"), weights_of(model)), model
+
+
+def check_way_back(
+    source: Path, folder: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a ``.nemo`` or a sharded folder over Hugging Face to the original, bit by bit."""
+    if model != MAPPED:  # which has no Hugging Face form
+        there = [f"source={source}", f"target={folder / model}-hf", "format=huggingface"]
+        run(capsys, *there, "shard_size=100KB")
+        source = folder / f"{model}-hf"
+        assert len(list(source.glob("*.safetensors"))) > 1
+    run(capsys, f"source={source}", f"target={folder / model}-back", "format=original")
+    assert same(read_module(folder / f"{model}-back"), weights_of(model)), model
+
+
+def test_from_the_original_to_nemo_to_huggingface_and_back(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    for model in (STUDENT, MAPPED):
+        archives(tmp_path, [model], vocabulary, capsys)
+        check_way_back(tmp_path / f"{model}.nemo", tmp_path, model, capsys)
+
+
+def test_half_precision_stays_half(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    state = {name: tensor.half() for name, tensor in weights_of(STUDENT).items()}
+    source = write(tmp_path / "a", state, 2)
+    text = run(capsys, f"source={source}", f"target={source}.nemo", HEADS, "--verify", *vocabulary)
+    assert "29 float16" in text
+    run(capsys, f"source={source}.nemo", f"target={tmp_path / 'b'}", "format=original")
+    assert same(read_module(tmp_path / "b"), state)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_same_with_a_stop_at_two_by_two_ranks(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    archives(tmp_path, list(MODELS), vocabulary, capsys)
+    jobs = [(f"{tmp_path / model}.nemo", f"{tmp_path / model}-2x2") for model in MODELS]
+    arguments = {"jobs": jobs, "tp": 2, "pp": 2}
+    run_ranks("tests.checkpoint.conversion_ranks:reshard", 4, arguments, timeout=400)
+    for model in MODELS:
+        check_way_back(tmp_path / f"{model}-2x2", tmp_path, model, capsys)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 2), (2, 1)])
@@ -102,6 +130,7 @@ def forms() -> Iterator[tuple[str, list[str]]]:
     yield "map_vocab64_decoder_unmap_2x32", ["model.vocab_map.unmap_output=true"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/golden, all recorded models")
 @pytest.mark.parametrize(("model", "options"), forms())
 def test_other_forms(
