@@ -97,6 +97,12 @@ def test_finished_stages_are_skipped(alone: dict[str, Any]):
     assert alone["stages"]["method"] == "kd"  # the last stage's
 
 
+def test_answers_are_tokens_where_the_task_is_to_write(alone: dict[str, Any]):
+    found = alone["written_stages"]
+    assert (found["task"], found["method"]) == ("wsc_generative", "kd")
+    assert len(found["history"]) == 1
+
+
 def test_a_changed_configuration_is_refused(alone: dict[str, Any]):
     assert "another configuration" in alone["changed"]
     assert "results.json" in alone["changed"]
