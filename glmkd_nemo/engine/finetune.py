@@ -64,10 +64,9 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
     check_writable(folder)
     if not cfg.stages:
         return _stage(cfg, folder)
-    for stage in cfg.stages:
-        if stage.gives not in _GIVEN:
-            known = ", ".join(_GIVEN)
-            raise ValueError(f"stage {stage.name}: gives={stage.gives} is none of {known}")
+    gives = [str(stage.get("gives", "best")) for stage in cfg.stages]
+    if unknown := set(gives) - _GIVEN.keys():
+        raise ValueError(f"a stage gives {', '.join(unknown)}: choose {' or '.join(_GIVEN)}")
     planned = [compose(list(stage.overrides)) for stage in cfg.stages]  # all, before any training
     before = cfg.get("restore_from_path")
     for number, (stage, own) in enumerate(zip(cfg.stages, planned, strict=True), 1):
@@ -77,7 +76,7 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
             own.evaluate_test = bool(cfg.evaluate_test) and number == len(planned)
             own.exp_manager.explicit_log_dir = str(place)
         _say(f"stage {number} of {len(planned)}: {stage.name}")
-        given = place / (NAME if number == len(planned) else _GIVEN[stage.gives])
+        given = place / (NAME if number == len(planned) else _GIVEN[gives[number - 1]])
         if code := _stage(own, place, given):
             return code
         before = str(given)
