@@ -16,9 +16,12 @@ class StageSection:
         name: of its folder.
         overrides: what differs from the command line, in the same form: ``method=tinybert``,
             ``epochs=3``.
+        gives: the weights that the next stage starts from: the ``best`` on the development set, or
+            the ``last``. Where no term predicts answers, the best ones are no better.
     """
 
     name: str = "stage"
+    gives: str = "best"
     overrides: list[str] = field(default_factory=list)
 
 
@@ -33,8 +36,8 @@ class FinetuneSchema(PretrainSchema):
         evaluate_every_epochs: ``trainer.val_check_interval`` counts steps instead if set.
         evaluate_first: evaluate before the first step too.
         evaluate_test: write predictions of the test set by the best weights.
-        stages: trained one after the other, each from the best weights of the one before; without
-            any, there is one.
+        stages: trained one after the other, each from the weights that the one before gives;
+            without any, there is one.
     """
 
     task: dict[str, Any] = field(default_factory=dict)

@@ -49,7 +49,10 @@ def check_of(method: str, of: str) -> None:
         ValueError: neither ``tokens`` nor ``classes``.
     """
     if of not in OF:
-        raise ValueError(f"{method}: of {of!r} is unknown: {', '.join(OF)}.")
+        raise ValueError(
+            f"{method}: of {of!r} is unknown: {', '.join(OF)} (on a task also answers: which of "
+            "the two it asks for)."
+        )
 
 
 def task_of(batch: Batch) -> TaskBatch:

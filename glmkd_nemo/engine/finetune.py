@@ -42,6 +42,7 @@ _OF_THE_MODEL = (
     "vocab_map",
     "tokenizer",
 )
+_GIVEN = {"best": NAME, "last": "last.nemo"}
 Compose = Callable[[list[str]], DictConfig]
 
 
@@ -63,6 +64,9 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
     check_writable(folder)
     if not cfg.stages:
         return _stage(cfg, folder)
+    gives = [str(stage.get("gives", "best")) for stage in cfg.stages]
+    if unknown := set(gives) - _GIVEN.keys():
+        raise ValueError(f"a stage gives {', '.join(unknown)}: choose {' or '.join(_GIVEN)}")
     planned = [compose(list(stage.overrides)) for stage in cfg.stages]  # all, before any training
     before = cfg.get("restore_from_path")
     for number, (stage, own) in enumerate(zip(cfg.stages, planned, strict=True), 1):
@@ -72,9 +76,10 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
             own.evaluate_test = bool(cfg.evaluate_test) and number == len(planned)
             own.exp_manager.explicit_log_dir = str(place)
         _say(f"stage {number} of {len(planned)}: {stage.name}")
-        if code := _stage(own, place):
+        given = place / (NAME if number == len(planned) else _GIVEN[gives[number - 1]])
+        if code := _stage(own, place, given):
             return code
-        before = str(place / NAME)
+        before = str(given)
     if torch.distributed.get_rank() == 0:
         shutil.copyfile(before, folder / NAME)
         shutil.copyfile(Path(before).parent / RESULTS, folder / RESULTS)
@@ -82,7 +87,7 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
     return 0
 
 
-def _stage(cfg: DictConfig, folder: Path) -> int:
+def _stage(cfg: DictConfig, folder: Path, given: Path | None = None) -> int:
     began = time.monotonic()
     _take_sizes(cfg)
     fingerprint = _fingerprint(cfg)
@@ -102,21 +107,12 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
     if stop.stopped_at is not None:
         _say(f"stopped at step {stop.stopped_at} of {trainer.max_steps}; the same command goes on")
         return train.STOPPED
+    if given is not None and given != best.path:
+        model.save_to(str(given))
     test = _predict_test(model, trainer, best.path, folder) if cfg.evaluate_test else None
-    final = best.history[-1] if best.history else {}
     outcome = {
-        "task": model.task.name,
-        "method": ", ".join(term["method"] for term in model.cfg.distill.terms.values()),
-        "seed": int(cfg.model.seed),
-        "main_metric": model.task.main_metric,
-        "lower_is_better": model.task.lower_is_better,
-        "best": {"step": best.step, "metrics": best.metrics},
-        "final": final,
-        "history": best.history,
-        "confusion": best.confusion,
-        "baseline": model.task.baseline("valid"),
+        **_outcome(model, best, cfg),
         "test": test,
-        "parameters": int(model.glm.num_parameters()),
         "steps": int(trainer.max_steps),
         "seconds": round(time.monotonic() - began, 1),
         "command": " ".join(sys.argv),
@@ -129,6 +125,23 @@ def _stage(cfg: DictConfig, folder: Path) -> int:
         _say(f"best at step {best.step}: {shown} ({best.path})")
     torch.distributed.barrier()
     return 0
+
+
+def _outcome(model: Any, best: BestOnDev, cfg: DictConfig) -> dict[str, Any]:
+    return {
+        "task": model.task.name,
+        "method": ", ".join(term["method"] for term in model.cfg.distill.terms.values()),
+        "seed": int(cfg.model.seed),
+        "started_from": str(cfg.restore_from_path) if cfg.get("restore_from_path") else None,
+        "main_metric": model.task.main_metric,
+        "lower_is_better": model.task.lower_is_better,
+        "best": {"step": best.step, "metrics": best.metrics},
+        "final": best.history[-1] if best.history else {},
+        "history": best.history,
+        "confusion": best.confusion,
+        "baseline": model.task.baseline("valid"),
+        "parameters": int(model.glm.num_parameters()),
+    }
 
 
 def _model_class() -> type:

@@ -41,7 +41,7 @@ class GLMTaskModelPT(GLMDistillModelPT):
     may_be_new = ("head.",)  # a pre-trained model has no classifier
 
     def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
-        super().__init__(_with_labels(cfg), trainer)
+        super().__init__(_of_this_task(cfg), trainer)
         self.task = build_task(self.cfg.task, self.tokenizer)
         self.task.check_positions(int(self.cfg.max_position_embeddings))
         self.split = "valid"
@@ -148,14 +148,18 @@ class GLMTaskModelPT(GLMDistillModelPT):
         return self.metrics, self.scores
 
 
-def _with_labels(cfg: DictConfig) -> DictConfig:
-    """Adds the task's labels as the only term where there is none."""
-    if (cfg.get("distill") or {}).get("terms"):
-        return cfg
+def _of_this_task(cfg: DictConfig) -> DictConfig:
+    """What ``of: answers`` stands for; the task's labels are the only term where there is none."""
     own = DictConfig(OmegaConf.to_container(cfg, resolve=True))
-    hard = {"method": "hard", "of": "tokens" if over_tokens(cfg.task) else "classes"}
+    answers = "tokens" if over_tokens(cfg.task) else "classes"
     with open_dict(own):
-        own.distill = {**(own.get("distill") or {}), "terms": {"hard": hard}}
+        own.distill = own.get("distill") or {}
+        own.distill.terms = own.distill.get("terms") or {
+            "hard": {"method": "hard", "of": "answers"}
+        }
+        for term in own.distill.terms.values():
+            if term.get("of") == "answers":
+                term.of = answers
     return own
 
 

@@ -118,6 +118,8 @@ def one_process(root: str) -> dict[str, Any]:
     teacher = f"teacher={base / 'cloze' / 'best.nemo'}"
     found["stages"] = run(base, base / "stages", "cloze", [*DISTIL, teacher])
     found["again"] = run(base, base / "stages", "cloze", [*DISTIL, teacher])
+    own_teacher = f"teacher={base / 'written' / 'best.nemo'}"  # answers of tokens, not choices
+    found["written_stages"] = run(base, base / "written_stages", "written", [*DISTIL, own_teacher])
     for name, more in (("changed", ["epochs=3"]), ("missing", ["task.train=nothing"])):
         try:
             run(base, base / ("cloze" if name == "changed" else name), "cloze", more)

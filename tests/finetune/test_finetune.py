@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,19 @@ def _differences(mine: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 def test_finished_stages_are_skipped(alone: dict[str, Any]):
     assert alone["again"] == alone["stages"]
     assert alone["stages"]["method"] == "kd"  # the last stage's
+
+
+def test_answers_are_tokens_where_the_task_is_to_write(alone: dict[str, Any]):
+    found = alone["written_stages"]
+    assert (found["task"], found["method"]) == ("wsc_generative", "kd")
+    assert len(found["history"]) == 1
+
+
+def test_the_last_weights_of_intermediate_losses_go_on(root: str, alone: dict[str, Any]):
+    """They change no answer by themselves: the best weights would often be the first ones."""
+    assert Path(alone["stages"]["started_from"]).parts[-2:] == ("1_intermediate", "last.nemo")
+    assert Path(root, "stages", "1_intermediate", "last.nemo").is_file()
+    assert not Path(root, "stages", "2_prediction", "last.nemo").exists()
 
 
 def test_a_changed_configuration_is_refused(alone: dict[str, Any]):

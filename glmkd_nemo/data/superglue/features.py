@@ -10,6 +10,7 @@ Kept as in the reference:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,12 @@ class Feature:
     truncated: int = 0
 
 
+@functools.lru_cache(maxsize=256)
+def _encode(tokenizer: GLMTokenizer, text: str) -> tuple[int, ...]:
+    """Passages come back: MultiRC and ReCoRD ask many questions of each."""
+    return tuple(tokenizer.encode(text))
+
+
 def build_feature(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenizer) -> Feature:
     """The arrays of an example.
 
@@ -92,7 +99,7 @@ def _multi_token(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenizer
         return _fast(example, cfg, tokenizer, texts)
     parts, sequences, truncated = _parts(example, cfg, tokenizer), [], 0
     for choice, text in enumerate(texts):
-        answer = [*tokenizer.encode(text), tokenizer.eop_id]
+        answer = [*_encode(tokenizer, text), tokenizer.eop_id]
         if patterns.asks_per_answer(cfg.task, cfg.pattern_id):
             parts = _parts(example, cfg, tokenizer, choice)
             answer[:-1] = [verbalizer_id(text, tokenizer)]
@@ -110,7 +117,7 @@ def _fast(
 ) -> Feature:
     tokens, cut = _context(_parts(example, cfg, tokenizer), cfg, 1)
     context = glm_sequence(tokens, cfg.seq_length, tokenizer)
-    answers = [[*tokenizer.encode(text), tokenizer.eop_id] for text in texts]
+    answers = [[*_encode(tokenizer, text), tokenizer.eop_id] for text in texts]
     decoded = [decoder_sequence(context, answer, tokenizer) for answer in answers]
     return Feature(
         *_read(context),
@@ -126,7 +133,7 @@ def _fast(
 
 def _generative(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenizer) -> Feature:
     text = patterns.answers(cfg.task, cfg.pattern_id, example)[0]
-    answer = [*tokenizer.encode(text), tokenizer.eop_id]
+    answer = [*_encode(tokenizer, text), tokenizer.eop_id]
     sequence, cut = _answered(_parts(example, cfg, tokenizer), answer, cfg, tokenizer)
     known = _known(example, cfg)
     return Feature(*_read(sequence), *known, sequence.targets, sequence.target_mask, truncated=cut)
@@ -134,9 +141,9 @@ def _generative(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenizer)
 
 def _pooled(example: Example, cfg: SuperGLUEConfig, tokenizer: GLMTokenizer) -> Feature:
     a, seconds = classified_texts(cfg.task, example)
-    first, sequences, truncated = tokenizer.encode(a), [], 0
+    first, sequences, truncated = _encode(tokenizer, a), [], 0
     for texts in seconds:
-        second = [token for text in texts for token in tokenizer.encode(text)]
+        second = [token for text in texts for token in _encode(tokenizer, text)]
         truncated += len(first) + len(second) + 3 > cfg.seq_length
         tokens = [*first, tokenizer.sep_id, *second]
         sequences.append(glm_sequence(tokens, cfg.seq_length, tokenizer))
@@ -177,7 +184,7 @@ def verbalizer_id(word: str, tokenizer: GLMTokenizer) -> int:
     Raises:
         ValueError: the vocabulary does not have it as one token.
     """
-    ids = tokenizer.encode(word.strip())
+    ids = _encode(tokenizer, word.strip())
     if len(ids) != 1 or ids[0] in {command.id for command in tokenizer.commands.values()}:
         raise ValueError(
             f"the verbalizer {word.strip()!r} is not one token of this vocabulary: set "
@@ -193,7 +200,10 @@ def _parts(
     segments = patterns.filled(cfg.task, cfg.pattern_id, example, choice)
     return [
         [
-            ([tokenizer.mask_id] if part.blank else tokenizer.encode(part.text), part.shortenable)
+            (
+                [tokenizer.mask_id] if part.blank else [*_encode(tokenizer, part.text)],
+                part.shortenable,
+            )
             for part in segment
         ]
         for segment in segments
