@@ -62,7 +62,7 @@ def _one(
         return None, argument
     group = key.split("@")[0].lstrip("/")
     if group in groups and "." not in group:
-        return _group(group, value, conf), argument
+        return _group(group, value.strip("'\""), conf), argument  # a name may be quoted: '2b'
     if argument.startswith("~"):
         return known_path(key, schema, sections), argument
     if not separator:
