@@ -35,6 +35,20 @@ class TermConfig:
     options: Any = None
 
 
+def with_answers(terms: Mapping[str, Mapping[str, Any]], answers: str) -> dict[str, dict[str, Any]]:
+    """Entries of ``distill.terms`` for one task.
+
+    Args:
+        terms: those that say ``of: answers`` are of whatever the task asks for.
+        answers: what that is: ``tokens`` or ``classes``.
+    """
+    own = {name: dict(term) for name, term in terms.items()}
+    for term in own.values():
+        if term.get("of") == "answers":
+            term["of"] = answers
+    return own
+
+
 def term_from_dict(
     name: str, node: Mapping[str, Any], teachers: Iterable[str], aggregated: bool = False
 ) -> TermConfig:

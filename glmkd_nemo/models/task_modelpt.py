@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from glmkd_nemo.data.epochs import Epochs
+from glmkd_nemo.distill.terms import with_answers
 from glmkd_nemo.engine import data_feed, evaluation, schedule
 from glmkd_nemo.models.distill_modelpt import GLMDistillModelPT
 from glmkd_nemo.models.glm import GLMModel
@@ -154,12 +155,8 @@ def _of_this_task(cfg: DictConfig) -> DictConfig:
     answers = "tokens" if over_tokens(cfg.task) else "classes"
     with open_dict(own):
         own.distill = own.get("distill") or {}
-        own.distill.terms = own.distill.get("terms") or {
-            "hard": {"method": "hard", "of": "answers"}
-        }
-        for term in own.distill.terms.values():
-            if term.get("of") == "answers":
-                term.of = answers
+        labels = {"hard": {"method": "hard", "of": "answers"}}
+        own.distill.terms = with_answers(own.distill.get("terms") or labels, answers)
     return own
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.objective import Objective, term_from_dict
+from glmkd_nemo.distill.terms import with_answers
 from glmkd_nemo.replay.flags import Setting, translation_of
 from glmkd_nemo.replay.flags.predictions import prediction_terms
 from tests.distill import kit
@@ -22,8 +23,8 @@ Terms = dict[str, dict[str, Any]]
 
 
 def recipe(name: str) -> Terms:
-    """The terms of a YAML file, at the size of the models here."""
-    terms: Terms = yaml.safe_load((CONF / f"{name}.yaml").read_text())["terms"]
+    """The terms of a YAML file on a task of choices, at the size of the models here."""
+    terms = with_answers(yaml.safe_load((CONF / f"{name}.yaml").read_text())["terms"], "classes")
     if "minilmv2" in terms:
         terms["minilmv2"]["relation_heads"] = 8
     return terms
@@ -128,6 +129,9 @@ def settings_of(terms: Terms) -> dict[str, Any]:
         for name, term in found.terms.items()
         if term.method in ("kd", "distilbert", "tinybert")
     }
+    for own in options.values():
+        if getattr(own, "of", None) == "classes":
+            own.mask = "none"  # whatever it says: it is of tokens
     return {"parts": parts, "options": sorted(map(str, options.values()))}
 
 
