@@ -6,7 +6,6 @@ and reader ask a planner for each tensor, and the planners here have only one at
 
 from __future__ import annotations
 
-import gc
 import io
 import warnings
 from collections.abc import Callable
@@ -45,7 +44,6 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from glmkd_nemo.checkpoint.sharded import write_listing
 
-COLLECT = 1 << 28  # bytes written between two collections of garbage
 Places = dict[str, ShardedTensor]
 Objects = dict[str, io.BytesIO]
 
@@ -55,7 +53,7 @@ class _Streaming(SavePlanner):
 
     def __init__(self, wanted: Places, objects: Objects, read: Callable[[str], Tensor]) -> None:
         self.read, self.objects = read, objects
-        self._since = 0
+        self._last = torch.empty(0)
         self.names = {(p.key, torch.Size(p.global_offset)): n for n, p in wanted.items()}
         self.items = [_item(place) for place in wanted.values()]
         self.items += [_bytes_item(name, data) for name, data in objects.items()]
@@ -78,12 +76,11 @@ class _Streaming(SavePlanner):
         if write_item.tensor_data is None:
             return self.objects[write_item.index.fqn]
         assert write_item.index.offset is not None
+        # PyTorch's writer keeps a reference to all that it has written: take the data from it
+        self._last.untyped_storage().resize_(0)
         tensor = self.read(self.names[write_item.index.fqn, write_item.index.offset])
-        self._since += tensor.nbytes
-        if self._since > COLLECT:  # torch.save leaves what it wrote in a cycle of references
-            gc.collect()
-            self._since = 0
-        return tensor.reshape(write_item.tensor_data.chunk.sizes)
+        self._last = tensor.reshape(write_item.tensor_data.chunk.sizes).clone()
+        return self._last
 
 
 def _item(place: ShardedTensor) -> WriteItem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.planner import WriteItem
 
 from glmkd_nemo.checkpoint import skeleton, streaming
 from glmkd_nemo.checkpoint.convert import convert, read_any
@@ -169,10 +171,7 @@ class Alive:
 
 
 @pytest.mark.parametrize("form", ["nemo", "original", "huggingface"])
-def test_few_weights_are_in_memory_at_one_time(
-    tmp_path: Path, vocabulary: list[str], form: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(streaming, "COLLECT", 1)
+def test_few_weights_are_in_memory_at_one_time(tmp_path: Path, vocabulary: list[str], form: str):
     write(tmp_path / "a", weights_of("teacher_4x64"), 2)
     arguments = [f"source={tmp_path / 'a'}", f"target={tmp_path / 'b'}", f"format={form}", HEADS]
     request = load_request([*arguments, *vocabulary, "shard_size=100KB", "model_parallel_size=2"])
@@ -182,6 +181,29 @@ def test_few_weights_are_in_memory_at_one_time(
         largest = max(tensor.nbytes for tensor in weights.metas.values())
         at_once = 100_000 + largest if form == "huggingface" else largest
         assert largest <= alive.most <= 2 * at_once < weights.bytes
+
+
+def test_what_is_written_is_let_go(
+    tmp_path: Path, vocabulary: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """PyTorch's writer keeps the tensors that it has written; their data must not stay."""
+    given: list[Tensor] = []
+    resolve = streaming._Streaming.resolve_data
+
+    def watched(planner: streaming._Streaming, item: WriteItem) -> Tensor | io.BytesIO:
+        data = resolve(planner, item)
+        if isinstance(data, Tensor):
+            given.append(data)
+            assert sum(t.untyped_storage().nbytes() for t in given) == data.nbytes
+        return data
+
+    monkeypatch.setattr(streaming._Streaming, "resolve_data", watched)
+    write(tmp_path / "a", weights_of(STUDENT))
+    there = [f"source={tmp_path / 'a'}", f"target={tmp_path / 'b'}", "format=sharded", HEADS]
+    request = load_request([*there, *vocabulary])
+    with read_any(request.source) as weights:
+        convert(request, weights)
+        assert len(given) >= len(weights.metas)
 
 
 def test_places_are_those_of_a_real_model(tmp_path: Path, vocabulary: list[str]):
