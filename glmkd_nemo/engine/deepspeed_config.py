@@ -106,7 +106,7 @@ def engine_config(
         "zero_force_ds_cpu_optimizer": False,
         **_precision(precision_name(model.get("precision", 32)), stage, optim),
     }
-    given = section.get("config") or {}
+    given: Any = section.get("config") or {}
     if isinstance(given, DictConfig):
         given = OmegaConf.to_container(given, resolve=True)
     for key, instead in _OURS.items():
