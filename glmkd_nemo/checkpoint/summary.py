@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,11 +69,19 @@ def print_summary(
     rows = summary(weights, model, request)
     if verdict is not None:
         rows["verified"] = verdict
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    rows["took"] = f"{seconds:.0f} s, peak memory {peak:.2f} GiB with mapped files"
+    rows["took"] = f"{seconds:.0f} s, peak memory {_peak_memory():.2f} GiB with mapped files"
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         print(f"{name:<{width}}{value}")
+
+
+def _peak_memory() -> float:
+    """GiB that this process has had resident."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent had, too
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def summary(weights: Weights, model: dict[str, Any], request: Request) -> dict[str, str]:

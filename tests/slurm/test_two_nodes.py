@@ -95,7 +95,7 @@ def finish(slurm: MiniSlurm, job: str, logs: Path) -> str:
     wait_for(lambda: slurm.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), SECONDS, 1)
     text = "\n".join(path.read_text() for path in sorted(logs.glob(f"*-{job}*.log")))
     assert slurm.state(job) == "COMPLETED", text
-    (log,) = logs.glob(f"*-{job}.log")
+    (log,) = logs.glob(f"*[!0-9]-{job}.log")  # not a rank's
     return log.read_text()
 
 
