@@ -36,6 +36,7 @@ class FinetuneSchema(PretrainSchema):
         evaluate_every_epochs: ``trainer.val_check_interval`` counts steps instead if set.
         evaluate_first: evaluate before the first step too.
         evaluate_test: write predictions of the test set by the best weights.
+        gives: ``last``: write the last weights, too (``last.nemo``); the ``best`` are always.
         stages: trained one after the other, each from the weights that the one before gives;
             without any, there is one.
     """
@@ -46,4 +47,5 @@ class FinetuneSchema(PretrainSchema):
     evaluate_every_epochs: float = 1
     evaluate_first: bool = True
     evaluate_test: bool = False
+    gives: str = "best"
     stages: list[StageSection] = field(default_factory=list)

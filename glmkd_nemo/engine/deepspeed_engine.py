@@ -84,6 +84,10 @@ class DeepSpeedChunk:
             if not forward_only:
                 self.engine.backward(loss)  # divides by the number of micro-batches
             found.append(parts)
+        if forward_only and hasattr(self.engine.optimizer, "empty_partition_cache"):
+            # ZeRO-3 fetches weights ahead, those of a backward pass too, which would stay in
+            # flight and could not be gathered for a checkpoint
+            self.engine.optimizer.empty_partition_cache()
         return found
 
 

@@ -62,24 +62,24 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
     """
     folder = train.log_dir(cfg)
     check_writable(folder)
+    gives = [str(stage.get("gives", "best")) for stage in cfg.stages]
+    if unknown := {str(cfg.gives), *gives} - _GIVEN.keys():
+        raise ValueError(f"a stage gives {', '.join(unknown)}: choose {' or '.join(_GIVEN)}")
     if not cfg.stages:
         return _stage(cfg, folder)
-    gives = [str(stage.get("gives", "best")) for stage in cfg.stages]
-    if unknown := set(gives) - _GIVEN.keys():
-        raise ValueError(f"a stage gives {', '.join(unknown)}: choose {' or '.join(_GIVEN)}")
     planned = [compose(list(stage.overrides)) for stage in cfg.stages]  # all, before any training
     before = cfg.get("restore_from_path")
     for number, (stage, own) in enumerate(zip(cfg.stages, planned, strict=True), 1):
         place = folder / f"{number}_{stage.name}"
         with open_dict(own):
             own.restore_from_path, own.stages = before, []
+            own.gives = gives[number - 1] if number < len(planned) else "best"
             own.evaluate_test = bool(cfg.evaluate_test) and number == len(planned)
             own.exp_manager.explicit_log_dir = str(place)
         _say(f"stage {number} of {len(planned)}: {stage.name}")
-        given = place / (NAME if number == len(planned) else _GIVEN[gives[number - 1]])
-        if code := _stage(own, place, given):
+        if code := _stage(own, place):
             return code
-        before = str(given)
+        before = str(place / _GIVEN[own.gives])
     if torch.distributed.get_rank() == 0:
         shutil.copyfile(before, folder / NAME)
         shutil.copyfile(Path(before).parent / RESULTS, folder / RESULTS)
@@ -87,7 +87,7 @@ def finetune(cfg: DictConfig, compose: Compose) -> int:
     return 0
 
 
-def _stage(cfg: DictConfig, folder: Path, given: Path | None = None) -> int:
+def _stage(cfg: DictConfig, folder: Path) -> int:
     began = time.monotonic()
     _take_sizes(cfg)
     fingerprint = _fingerprint(cfg)
@@ -107,8 +107,8 @@ def _stage(cfg: DictConfig, folder: Path, given: Path | None = None) -> int:
     if stop.stopped_at is not None:
         _say(f"stopped at step {stop.stopped_at} of {trainer.max_steps}; the same command goes on")
         return train.STOPPED
-    if given is not None and given != best.path:
-        model.save_to(str(given))
+    if cfg.gives == "last":
+        model.save_to(str(folder / _GIVEN["last"]))
     test = _predict_test(model, trainer, best.path, folder) if cfg.evaluate_test else None
     outcome = {
         **_outcome(model, best, cfg),
@@ -202,7 +202,8 @@ def _predict_test(
 
 
 def _fingerprint(cfg: DictConfig) -> str:
-    sections = ("task", "model", "epochs", "restore_from_path", "trainer")
+    sections = ["task", "model", "epochs", "restore_from_path", "trainer"]
+    sections += ["gives"] if cfg.gives != "best" else []
     plain = {name: OmegaConf.to_container(cfg, resolve=True)[name] for name in sections}  # type: ignore[call-overload,index]
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -133,6 +133,7 @@ class Planner:
         s, script, task = self.settings, settings.script, draft.task or ""
         values = _merged(
             {"name": draft.name, **({"task": task} if task else {})},
+            {"gives": "last"} if settings.gives == "last" else {},
             self._chain(draft, settings),
             s.scripts.get(script, {}),
             s.per_task.get(task, {}),
@@ -232,6 +233,8 @@ def _leaves(stage: StageSettings, name: str, folder: Path) -> tuple[Path | None,
         result = Path(stage.result.format(folder=folder))
         return (result if result.suffix == ".nemo" else None), result
     if stage.script == ON_TASKS:
-        return folder / "best.nemo", folder / "results.json"
+        if stage.gives not in ("best", "last"):
+            raise ConfigError(f"stage {name} gives {stage.gives}: choose best or last")
+        return folder / f"{stage.gives}.nemo", folder / "results.json"
     model = folder / f"{name}.nemo"
     return model, model

@@ -35,6 +35,8 @@ class StageSettings:
         teachers: the same, several; t0 first.
         needs: further stages that must be done before.
         given: a ``.nemo`` that is there already: at scale full the stage is not run.
+        gives: the weights that others start from: the ``best`` on the development set, or the
+            ``last`` (of a stage of ``finetune`` where no term predicts answers).
         only: the scale that the stage is for; null: both.
         folder: where it works, if not ``<out>/<name>``; ``{out}`` is the recipe's.
         result: what it leaves, where that is not the script's usual; ``{folder}`` is its folder.
@@ -49,6 +51,7 @@ class StageSettings:
     teachers: list[str] = field(default_factory=list)
     needs: list[str] = field(default_factory=list)
     given: str | None = None
+    gives: str = "best"
     only: str | None = None
     folder: str | None = None
     result: str | None = None
