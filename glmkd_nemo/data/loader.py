@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +18,23 @@ from glmkd_nemo.data.sampler import GlobalBatchSampler
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Stacks items: [b, s] ids, labels, loss mask; [b, 2, s] positions; [b] attention_mask."""
     return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
+
+
+def _outlive(worker: int) -> None:
+    """Has a worker ignore signals to the whole run, which still wants batches until it has stopped.
+
+    Python ends its workers by SIGTERM too, so that it matters who sent it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has no such call, nor a Slurm that would need it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def build_loader(
@@ -45,4 +65,5 @@ def build_loader(
         collate_fn=collate_fn or collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
+        worker_init_fn=_outlive,
     )

@@ -1,5 +1,7 @@
 """Sampler and loader: the same global batches whatever the layout; resume; multi-task mix."""
 
+import multiprocessing
+import subprocess
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -119,3 +121,16 @@ def test_multi_task_mixture() -> None:
         broken = {str(i): Numbers("t", n) for i, n in enumerate(sizes)}
         with pytest.raises(ValueError, match="multi-task mix"):
             MultiTaskMixture(Numbers("text", 5), broken, ratio, seed=1)
+
+
+def test_workers_outlive_signals_to_the_whole_run(dataset: Any) -> None:
+    loader = iter(build_loader(dataset, GlobalBatchSampler(len(dataset), 0, 8, 0, 1), 1))
+    found = [next(loader)]
+    (worker,) = multiprocessing.active_children()
+    for name in ("INT", "TERM"):  # not from here: the parent's own signals count
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    found += list(loader)  # more than is fetched ahead
+    assert len(found) == len(load(dataset)) == 8
+    worker.terminate()
+    worker.join(timeout=30)
+    assert worker.exitcode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pydoc_data.topics
 import re
 import signal
@@ -65,11 +66,16 @@ def test_errors_are_one_message_without_traceback(place: Path):
         assert len(text.splitlines()) <= 3
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(
+    place: Path, number: signal.Signals
+):
+    name = f"stopped_{number.name}"
     script = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *tiny(place)]
     process = subprocess.Popen(
-        [*script, "name=stopped", "trainer.max_steps=4000"],
+        [*script, f"name={name}", "trainer.max_steps=4000", "model.data.num_workers=1"],
         cwd=place,
+        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -78,15 +84,15 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place: Path):
     for line in process.stdout:
         if line.startswith("step 3/"):
             break
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # as a terminal and Slurm do: workers get it too
     rest, _ = process.communicate(timeout=300)
     assert process.returncode == 130, rest
     assert "the same command goes on" in rest
-    (last,) = (place / "runs" / "stopped" / "checkpoints").glob("*-last")
+    (last,) = (place / "runs" / name / "checkpoints").glob("*-last")
     step = int(last.name.split("step=")[1].split("-")[0])
     more = f"trainer.max_steps={step + 2}"
-    again = run_script("pretrain", *tiny(place), "name=stopped", more, cwd=place)
+    again = run_script("pretrain", *tiny(place), f"name={name}", more, cwd=place)
     assert again.returncode == 0, again.stderr
     assert f"step {step + 1}/{step + 2} loss" in again.stderr
     assert f"step {step}/" not in again.stderr
-    assert (place / "runs" / "stopped" / "stopped.nemo").is_file()
+    assert (place / "runs" / name / f"{name}.nemo").is_file()
