@@ -53,6 +53,11 @@ _LAYER_BACK = {ours: original for original, ours in _LAYER.items()}
 _ORIGINAL_LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _NUMBERED = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_FUSED = {  # Transformer Engine's names of layernorms
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+_FUSED_MORE = re.compile(r"(more_ffns\.\d+\.)mlp\.linear_fc1\.layer_norm_")
 _OUR_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -156,6 +161,14 @@ def whole_model_name(model: GLMModel, name: str) -> str:
     return name
 
 
+def plain_name(name: str) -> str:
+    """A weight's name in a layer of separate modules, whichever kind of layer has it."""
+    name = _FUSED_MORE.sub(r"\1layernorm.", name)
+    for fused, plain in _FUSED.items():
+        name = name.replace(fused, plain)
+    return name
+
+
 @torch.no_grad()
 def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
     """Copies this rank's shard of whole tensors (our names) into a model.
@@ -172,7 +185,7 @@ def load_whole(model: GLMModel, state: Mapping[str, Tensor]) -> None:
         if match and int(match[1]) >= model.config.num_layers:
             raise ValueError(f"{name}: the model has {model.config.num_layers} layers")
     for name, parameter in model.named_parameters():
-        whole_name = whole_model_name(model, name)
+        whole_name = plain_name(whole_model_name(model, name))
         if whole_name not in state:
             raise ValueError(f"the checkpoint has no {whole_name!r}")
         part = shard_of(state[whole_name], parameter, whole_name)

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from glmkd_nemo.checkpoint.original_glm import load_whole, plain_name
 from glmkd_nemo.checkpoint.pickles import read_pickle
 from glmkd_nemo.checkpoint.sharded import CheckpointDamaged
 from glmkd_nemo.checkpoint.weights import BESIDE
 from glmkd_nemo.models.glm import GLMModel
-from glmkd_nemo.models.truncate import plain_name
 
 PREFIX = "model."  # of the model in what DeepSpeed wraps
 _ROWS = re.compile(r".*(word_embeddings\.weight|linear_(qkv|fc1)\.(weight|bias))")
@@ -68,8 +68,6 @@ def load_weights(model: GLMModel, folder: str | Path, tag: str | None = None) ->
         ValueError: a weight that is missing or of another size; and what
             :func:`read_whole_weights` raises.
     """
-    from glmkd_nemo.checkpoint.original_glm import load_whole
-
     load_whole(model, read_whole_weights(folder, tag))
 
 

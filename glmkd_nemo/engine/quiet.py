@@ -72,6 +72,11 @@ def without_log_of_errors() -> Iterator[None]:
             handler.setLevel(level)
 
 
+def _of_this_run(record: logging.LogRecord) -> bool:
+    # NeMo asks for an attribute that Lightning has no more, and so never sees Slurm
+    return "multi-node training without SLURM" not in str(record.msg)
+
+
 def screen() -> None:
     """Keeps NeMo's and Lightning's log lines off the screen; exp_manager's files still get them.
 
@@ -83,6 +88,7 @@ def screen() -> None:
     import nemo.utils  # noqa: F401  (its import adds the handlers)
 
     level = logging.getLevelName(os.environ.get("NEMO_LOG_LEVEL", "ERROR").upper())
+    logging.getLogger("nemo_logger").addFilter(_of_this_run)
     for handler in logging.getLogger("nemo_logger").handlers:
         if type(handler) is logging.StreamHandler:
             handler.setLevel(level if isinstance(level, int) else logging.ERROR)

@@ -95,6 +95,8 @@ def start_experiment(cfg: DictConfig, trainer: Any, folder: Path) -> None:
         CheckpointDamaged: there are checkpoints, and none is whole (on all ranks).
     """
     settings = DictConfig(OmegaConf.to_container(cfg.exp_manager, resolve=True))
+    if settings.get("explicit_log_dir"):  # else NeMo says at length that exp_dir does not count
+        settings.exp_dir = None
     if settings.get("resume_if_exists"):
         box: list[Any] = [None, None]
         if torch.distributed.get_rank() == 0:

@@ -20,7 +20,12 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
-from glmkd_nemo.checkpoint.original_glm import WORD_EMBEDDINGS, shard_of, whole_model_name
+from glmkd_nemo.checkpoint.original_glm import (
+    WORD_EMBEDDINGS,
+    plain_name,
+    shard_of,
+    whole_model_name,
+)
 from glmkd_nemo.checkpoint.weights import load_sharded
 from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill.gather import whole_tensor
@@ -30,11 +35,6 @@ from glmkd_nemo.models.glm import GLMModel
 
 KEY = "model.student_init"
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
-_FUSED = {  # Transformer Engine's names of layernorms
-    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
-    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
-}
-_FUSED_MORE = re.compile(r"(more_ffns\.\d+\.)mlp\.linear_fc1\.layer_norm_")
 
 
 def cut(name: str, own: Tensor, theirs: Tensor, own_heads: int, their_heads: int) -> Tensor:
@@ -124,14 +124,6 @@ def _rows(student: GLMModel, row_of_id: Tensor | None) -> Tensor:
     else:
         ids = torch.arange(student.config.vocab_size)
     return ids if row_of_id is None else row_of_id[ids.to(row_of_id.device)]
-
-
-def plain_name(name: str) -> str:
-    """A weight's name in a layer of separate modules, whichever kind of layer has it."""
-    name = _FUSED_MORE.sub(r"\1layernorm.", name)
-    for fused, plain in _FUSED.items():
-        name = name.replace(fused, plain)
-    return name
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glmkd_nemo.checkpoint.original_glm import to_original
-from glmkd_nemo.models.truncate import cut, plain_name, start_from, whole_weights
+from glmkd_nemo.checkpoint.original_glm import plain_name, to_original
+from glmkd_nemo.models.truncate import cut, start_from, whole_weights
 from glmkd_nemo.models.vocab_map import Tables
 from tests.distill.single import one_rank
 from tests.launch import run_ranks
