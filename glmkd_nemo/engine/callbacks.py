@@ -84,6 +84,17 @@ def describe(module: Any) -> str:
     return " ".join([*parts, f"lr {module.last_lr:.2e}"])
 
 
+class LoggedSteps(Callback):
+    """Has loggers go on at the step that a checkpoint was restored at.
+
+    Lightning saves its own count during the validation of a step, before it has counted that step.
+    """
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Sets the count; one batch is one optimizer step here."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
 class StopWithCheckpoint(Callback):
     """Ctrl-C (or SIGTERM) ends training after the running step, with a checkpoint.
 

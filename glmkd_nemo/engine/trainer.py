@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from glmkd_nemo.engine.callbacks import LoggedSteps
 from glmkd_nemo.engine.deepspeed_config import uses_deepspeed
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.precision import check_precision
@@ -60,4 +61,4 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> T
     else:
         strategy = MegatronStrategy(*sizes)
     merged = {str(key): value for key, value in settings.items()} | _FIXED
-    return Trainer(strategy=strategy, callbacks=list(callbacks or []), **merged)
+    return Trainer(strategy=strategy, callbacks=[LoggedSteps(), *(callbacks or [])], **merged)

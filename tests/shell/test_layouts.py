@@ -74,7 +74,25 @@ def test_variants_train_as_the_plain_one(results: dict[str, Any], name: str):
 def test_what_a_run_leaves(results: dict[str, Any]):
     folder = results["root"] / "whole"
     assert (folder / "toy.nemo").is_file()
-    assert list(folder.rglob("events.out.tfevents*"))
+    assert logged_steps(folder) == [[0, 1, 2, 3, 4, 5]]
     names = [path.name for path in (folder / "checkpoints").iterdir()]
     assert sum(name.endswith("-last") for name in names) == 1
     assert not [name for name in names if name.endswith((".tmp", ".old", "-unfinished"))]
+
+
+def test_logs_go_on_at_the_step_of_the_checkpoint(results: dict[str, Any]):
+    killed, resumed = logged_steps(results["root"] / "killed")
+    assert killed == list(range(killed[-1] + 1))
+    assert resumed == [3, 4, 5]
+
+
+def logged_steps(folder: Path) -> list[list[int]]:
+    """Steps of the loss in TensorBoard's files, the oldest file first."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    def steps(path: Path) -> list[int]:
+        events = EventFileLoader(str(path)).Load()
+        return [e.step for e in events for v in e.summary.value if v.tag == "train/loss"]
+
+    files = sorted(folder.rglob("events.out.tfevents*"), key=lambda path: path.name)
+    return [steps(path) for path in files]

@@ -105,14 +105,14 @@ def shown(logs: Path, job: str) -> list[tuple[int, str]]:
     return [(int(n), loss) for n, loss in re.findall(r"^step (\d+)/\d+ loss (\S+)", text, re.M)]
 
 
-def tensorboard(folder: Path, tag: str = "train/loss") -> list[list[float]]:
-    """Values of every attempt, the first one first (a resumed run starts a new file)."""
+def tensorboard(folder: Path, tag: str = "train/loss") -> list[list[tuple[int, float]]]:
+    """(step, value) of every attempt, the first one first (a resumed run starts a new file)."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    def values(path: Path) -> list[float]:
+    def values(path: Path) -> list[tuple[int, float]]:
         events = EventFileLoader(str(path)).Load()
-        every = (value for event in events for value in event.summary.value)
-        return [value.tensor.float_val[0] for value in every if value.tag == tag]
+        every = ((event.step, value) for event in events for value in event.summary.value)
+        return [(n, value.tensor.float_val[0]) for n, value in every if value.tag == tag]
 
     # named events.out.tfevents.SECONDS.HOST...
     files = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name)
