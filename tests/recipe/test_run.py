@@ -20,9 +20,10 @@ from glmkd_nemo.recipe.run import StageError, run_recipe
 HERE = Path(__file__).parent
 # run_recipe in a process that can be stopped: the scripts are stand-ins in a folder
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
 from glmkd_nemo.recipe import main, process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 process.SCRIPTS = Path(sys.argv[1])
 sys.exit(main.main(sys.argv[2:]))
 """
