@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -91,7 +92,7 @@ def _walk(node: Any, schema: Any, path: str, sections: dict[str, type]) -> Itera
 
 def _wrong_types(path: str, scalars: dict[str, Any], schema: type) -> Iterable[str]:
     try:
-        OmegaConf.merge(OmegaConf.structured(schema), scalars)
+        OmegaConf.merge(OmegaConf.structured(_without_sections(schema)), scalars)
     except OmegaConfBaseException as error:
         if len(scalars) > 1:  # a merge is slow: key by key only when one of them is wrong
             for key, value in scalars.items():
@@ -100,6 +101,24 @@ def _wrong_types(path: str, scalars: dict[str, Any], schema: type) -> Iterable[s
         ((key, value),) = scalars.items()
         reason = str(error).splitlines()[0]
         yield f"{path}{key}={value!r} is of the wrong type: {reason}"
+
+
+@functools.cache
+def _without_sections(schema: type) -> type:
+    """The schema's own values alone: making its sections too takes most of the time of a check."""
+    hints = typing.get_type_hints(schema)
+    own = [f for f in dataclasses.fields(schema) if _dataclass_in(hints[f.name]) is None]
+    return dataclasses.make_dataclass(
+        schema.__name__,
+        [
+            (
+                f.name,
+                hints[f.name],
+                dataclasses.field(default=f.default, default_factory=f.default_factory),  # type: ignore[call-overload]
+            )
+            for f in own
+        ],
+    )
 
 
 def _aggregator(path: str, node: Any, fields: Fields) -> Iterable[str]:
