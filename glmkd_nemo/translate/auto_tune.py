@@ -17,7 +17,8 @@ from glmkd_nemo.translate.auto_tune_facts import DATA, EPOCHS, MODELS, TASKS
 from glmkd_nemo.translate.checkpoints import Checkpoints
 from glmkd_nemo.translate.command import Command, Plan
 from glmkd_nemo.translate.deepspeed import Settings, settings_of
-from glmkd_nemo.translate.given import Given, read_options
+from glmkd_nemo.translate.given import Given, naming, read_options
+from glmkd_nemo.translate.launcher import Launcher
 from glmkd_nemo.translate.layout import Layout, layout_of
 from glmkd_nemo.translate.original import Original
 from glmkd_nemo.translate.programs import finetuning
@@ -65,11 +66,12 @@ class Tuning:
         self.notes: list[str] = []
         gpus = str(self.given.get("gpus") or AUTO_TUNE["gpus"].default)
         where = gpus if ":" in gpus else f"localhost:{gpus}"
-        self.layout: Layout = layout_of([f"--include={where}"], original.environment)
+        self.layout: Layout = layout_of(Launcher((f"--include={where}",)), original.environment)
 
     def runs(self) -> list[Run]:
         """All runs, task by task."""
-        return [run for i, task in enumerate(self.tasks) for run in self._of_task(i, task)]
+        with naming(self.given):
+            return [run for i, task in enumerate(self.tasks) for run in self._of_task(i, task)]
 
     def notes_of_options(self, run: Run) -> list[str]:
         """Notes on options of the command line itself, not on those that auto_tune.py adds."""
@@ -101,7 +103,9 @@ class Tuning:
             argv = [word for word in argv if word != "--checkpoint-activations"]
         given, _ = read_options(argv, PROGRAM)
         given.use("batch-size", "lr", "fp16")  # of the tables of auto_tune.py
-        return Run(task, stage, finetuning(given, self.layout, self.checkpoints, settings), given)
+        with naming(given):
+            plan = finetuning(given, self.layout, self.checkpoints, settings)
+        return Run(task, stage, plan, given)
 
     def _again(self, task: str, again: list[str], teacher: list[str]) -> list[str]:
         """Options given both for all runs and for this one are left out of it."""
@@ -207,7 +211,7 @@ def tuning(original: Original) -> list[Command]:
     """
     found = Tuning(original)
     runs = found.runs()
-    notes = [*found.notes, *found.given.notes("auto_tune.py")]
+    notes = [*original.notes, *found.notes, *found.given.notes("auto_tune.py")]
     own = {word.partition("=")[0] for word in found.options}
     for run in runs:
         said = [*run.plan.notes, *found.notes_of_options(run)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from glmkd_nemo.config.strict import nearest
@@ -71,6 +73,26 @@ class Given(Mapping[str, Any]):
         return [f"{', '.join(options)}: {reason}" for reason, options in found.items()]
 
 
+@contextmanager
+def naming(given: Given) -> Iterator[None]:
+    """Says of a value that is no number which option has it.
+
+    Raises:
+        ValueError: that of ``int`` or ``float``, with the option.
+    """
+    try:
+        yield
+    except ValueError as error:
+        found = re.fullmatch(
+            r"(invalid literal for int\(\) with|could not convert string).*: '(.*)'", str(error)
+        )
+        for name in given if found else ():
+            text = str(dict(given)[name])
+            if found and found[2] in re.split("[:,;]", text):
+                raise ValueError(f"{dashed(name)}={text}: a number is expected") from error
+        raise
+
+
 def number(text: str) -> Any:
     """`text` as an int or a float where it is one."""
     for kind in (int, float):
@@ -106,7 +128,8 @@ def read_options(
         Options, and what is left.
 
     Raises:
-        ValueError: an unknown option (the nearest is suggested), or a value that is missing.
+        ValueError: an unknown option (the nearest is suggested), a value that is missing, or a
+            shell variable in place of one.
     """
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name, option in table.items():
@@ -119,6 +142,9 @@ def read_options(
     found, left = parser.parse_known_args(list(arguments))
     if left and not rest:
         raise ValueError(_unknown(left[0], {**table, **(near or {})}))
+    for name, value in vars(found).items():
+        if re.search(r"\$[\w{(]", str(value)):
+            raise ValueError(f"{dashed(name)}={value}: write the value of the shell variable")
     return Given(vars(found), table), left
 
 

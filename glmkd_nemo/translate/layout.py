@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glmkd_nemo.translate.given import read_options
-from glmkd_nemo.translate.tables import LAUNCHER
+from glmkd_nemo.translate.given import Given, naming, read_options
+from glmkd_nemo.translate.launcher import Launcher
+from glmkd_nemo.translate.tables import LAUNCHER, TORCH
 
 UNKNOWN = (
     "the command does not say how many GPUs it takes: set trainer.devices and global_batch_size"
@@ -38,11 +39,11 @@ class Layout:
         return self.devices * self.nodes
 
 
-def layout_of(launcher: Sequence[str] | None, environment: Mapping[str, str]) -> Layout:
+def layout_of(launcher: Launcher | None, environment: Mapping[str, str]) -> Layout:
     """The processes of a command.
 
     Args:
-        launcher: options of ``deepspeed``; ``None``: one process.
+        launcher: what starts them; ``None``: one process.
         environment: ``CUDA_VISIBLE_DEVICES`` counts where the launcher is told nothing.
 
     Raises:
@@ -51,7 +52,24 @@ def layout_of(launcher: Sequence[str] | None, environment: Mapping[str, str]) ->
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if launcher is None:
         return Layout(visible=visible)
-    given, _ = read_options(launcher, LAUNCHER)
+    given, _ = read_options(launcher.options, TORCH if launcher.torch else LAUNCHER)
+    with naming(given):
+        return _of_torch(given, visible) if launcher.torch else _of_deepspeed(given, visible)
+
+
+def _of_torch(given: Given, visible: str | None) -> Layout:
+    notes = given.notes("the launcher")
+    count, nodes = str(given.get("nproc_per_node", 1)), str(given.get("nnodes", 1))
+    if ":" in nodes:
+        raise ValueError(f"--nnodes={nodes}: the number of nodes is fixed here: write one number")
+    own = visible.split(",") if visible else []
+    if not count.isdigit() and not own:  # auto, gpu
+        notes.append(UNKNOWN)
+    devices = int(count) if count not in ("auto", "gpu") else len(own) or 1
+    return Layout(devices, int(nodes), visible, notes + [SEVERAL] * (int(nodes) > 1))
+
+
+def _of_deepspeed(given: Given, visible: str | None) -> Layout:
     value = {_SHORT.get(name, name): given[name] for name in given}
     notes = given.notes("the launcher")
     hosts = _hosts(value.get("hostfile"))

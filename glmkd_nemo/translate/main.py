@@ -48,9 +48,20 @@ def _command(arguments: list[str]) -> tuple[bool, list[str] | str]:
         return "--run" in own, words or sys.stdin.read()
     if named[0] == "-":
         return "--run" in own, sys.stdin.read()
-    file = Path(named[0])
-    is_file = "\n" not in named[0] and len(named[0]) < 1000 and file.is_file()
-    return "--run" in own, file.read_text(encoding="utf-8") if is_file else named[0]
+    return "--run" in own, _text(named[0])
+
+
+def _text(given: str) -> str:
+    """The text of a file, or a quoted command itself."""
+    try:
+        is_file = Path(given).is_file()
+    except (OSError, ValueError):  # too long for a file's name
+        is_file = False
+    if is_file:
+        return Path(given).read_text(encoding="utf-8")
+    if not set(given) & set(" \t\n"):
+        raise ValueError(f"there is no file {given}; a command is quoted, or follows --")
+    return given
 
 
 def _run(commands: list[Command]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from glmkd_nemo.config.strict import nearest
+from glmkd_nemo.translate.launcher import Launcher, started_by
 
 # name of the original's program: what it is to this translator
 PROGRAMS = {
@@ -19,8 +20,13 @@ PROGRAMS = {
     "auto_tune.py": "auto_tune",
     "change_mp.py": "change_mp",
 }
-_VARIABLE = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
-_LAUNCHERS = ("deepspeed", "deepspeed.pt", "torchrun")
+# quoted or escaped text is one unit, in which # begins no comment; nor does it within a word
+_COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|(?<!\S)#[^\n]*""", re.DOTALL)
+_REDIRECTION = re.compile(r"(\d|&)?>[>&|]?(.*)", re.DOTALL)
+_ENDS = {"&&", "||", "|", "|&", ";", "&"}
+_REDIRECTED = (
+    "where the output of the command goes (> and its like): not in the translation; add it"
+)
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,17 @@ class Original:
 
     Attributes:
         environment: variables set before it.
-        launcher: options of the ``deepspeed`` launcher; ``None``: it was not used.
+        launcher: what starts the processes; ``None``: nothing, so there is one.
         program: ``pretrain``, ``finetune``, ``auto_tune`` or ``change_mp``.
         arguments: of the program.
+        notes: what the user should know.
     """
 
     environment: dict[str, str]
-    launcher: list[str] | None
+    launcher: Launcher | None
     program: str
     arguments: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def split(command: Sequence[str] | str) -> list[str]:
@@ -47,8 +55,11 @@ def split(command: Sequence[str] | str) -> list[str]:
         ValueError: a quote that is not closed, or no words at all.
     """
     if isinstance(command, str):
-        joined = re.sub(r"\\[ \t]*\r?\n", " ", command)
-        words = shlex.split(joined, comments=True)
+        bare = _COMMENT.sub(lambda found: found[1] or "", command)
+        try:
+            words = shlex.split(re.sub(r"\\[ \t]*\r?\n", " ", bare))
+        except ValueError as error:
+            raise ValueError(f"the command cannot be read as a shell reads it: {error}") from error
     else:
         words = list(command)
     if not words:
@@ -63,16 +74,35 @@ def take_apart(command: Sequence[str] | str) -> Original:
         ValueError: it starts none of the original's programs.
     """
     words = split(command)
-    environment: dict[str, str] = {}
-    while words and _VARIABLE.fullmatch(words[0]):
-        name, _, value = words.pop(0).partition("=")
-        environment[name] = value
     at = next((i for i, word in enumerate(words) if _is_program(word)), None)
     if at is None:
         raise ValueError(_no_program(words))
     program = PROGRAMS[PurePosixPath(words[at]).name]
-    launcher = words[1:at] if words[0] in _LAUNCHERS else None
-    return Original(environment, launcher, program, words[at + 1 :])
+    environment, launcher, notes = started_by(words[:at])
+    arguments, redirected = _arguments(words[at + 1 :])
+    if launcher is not None and program in ("auto_tune", "change_mp"):
+        notes.append(f"the launcher before {words[at]}: no effect")
+    notes += [_REDIRECTED] * redirected
+    return Original(environment, launcher, program, arguments, tuple(notes))
+
+
+def _arguments(words: list[str]) -> tuple[list[str], bool]:
+    """The program's own, without a redirection of its output and a closing ``&`` or ``;``."""
+    words, own, redirected = list(words), [], False
+    if words and words[-1] in ("&", ";"):
+        words.pop()
+    while words:
+        word = words.pop(0)
+        found = _REDIRECTION.fullmatch(word)
+        if word in _ENDS:
+            raise ValueError(f"{word!r}: give one command at a time, without what follows it")
+        if found is None:
+            own.append(word)
+            continue
+        redirected = True
+        if not found[2]:
+            del words[:1]
+    return own, redirected
 
 
 def _is_program(word: str) -> bool:

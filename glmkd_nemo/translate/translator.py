@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from glmkd_nemo.translate.auto_tune import tuning
 from glmkd_nemo.translate.checkpoints import SCRIPT, Checkpoints
 from glmkd_nemo.translate.command import Command, Plan
-from glmkd_nemo.translate.given import Given, read_options
+from glmkd_nemo.translate.given import Given, naming, read_options
 from glmkd_nemo.translate.layout import Layout, layout_of
 from glmkd_nemo.translate.original import Original, take_apart
 from glmkd_nemo.translate.programs import finetuning, pretraining
 from glmkd_nemo.translate.tables import PROGRAM
 from glmkd_nemo.tune.spelling import spell
 
+_SPLIT = (
+    "change_mp.py: the weights go over, with the step and what a method has beside the "
+    "student; the optimizer's state does not",
+    "a .nemo needs no conversion: it is split when it is loaded",
+)
 MULTI_HOST = "CUDA_VISIBLE_DEVICES"
 
 
@@ -40,7 +45,8 @@ def translate(argv: Sequence[str] | str) -> list[Command]:
     layout = layout_of(original.launcher, original.environment)
     checkpoints = Checkpoints()
     build = pretraining if original.program == "pretrain" else finetuning
-    plan = build(given, layout, checkpoints)
+    with naming(given):
+        plan = build(given, layout, checkpoints)
     return [*checkpoints.commands(), _command(original, plan, given, layout)]
 
 
@@ -49,7 +55,7 @@ def _command(original: Original, plan: Plan, given: Given, layout: Layout) -> Co
     if layout.visible is not None:
         environment[MULTI_HOST] = layout.visible
     overrides = tuple(plan.overrides())
-    notes = (*plan.notes, *given.notes(_where(plan, given)))
+    notes = (*original.notes, *plan.notes, *given.notes(_where(plan, given)))
     return Command(plan.config, overrides, notes, environment)
 
 
@@ -73,6 +79,6 @@ def _change_mp(original: Original) -> Command:
             "format=original",
             f"model_parallel_size={int(words[1])}",
         ),
-        ("a .nemo needs no conversion: it is split when it is loaded",),
+        (*original.notes, *_SPLIT),
         original.environment,
     )

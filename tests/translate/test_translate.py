@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from glmkd_nemo.translate import Command, translate
+from glmkd_nemo.translate.launcher import Launcher
 from glmkd_nemo.translate.layout import layout_of
 from glmkd_nemo.translate.main import main
 from glmkd_nemo.translate.show import as_text, page, quoted
@@ -77,7 +78,7 @@ def test_a_deepspeed_file_that_is_there_is_read(tmp_path: Path):
 def test_launcher(options: str, devices: int, nodes: int, visible: str | None, tmp_path: Path):
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=2  # one\nb slots=2\n")
-    found = layout_of(options.format(hosts=hosts).split(), {})
+    found = layout_of(Launcher(tuple(options.format(hosts=hosts).split())), {})
     assert (found.devices, found.nodes, found.visible) == (devices, nodes, visible)
     assert any("several nodes" in note for note in found.notes) == (nodes > 1)
 

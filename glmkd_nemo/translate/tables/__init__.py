@@ -19,7 +19,8 @@ from glmkd_nemo.translate.tables import (
 )
 
 AUTO_TUNE: Table = auto_tune.OPTIONS
-LAUNCHER: Table = launcher.OPTIONS
+LAUNCHER: Table = launcher.OPTIONS  # of deepspeed
+TORCH: Table = launcher.TORCH  # of torchrun and torch.distributed.launch
 # of pretrain, finetune and their GLM forms, in one parser as in the original
 PROGRAM: Table = {
     **model.OPTIONS,

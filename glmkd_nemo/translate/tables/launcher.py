@@ -46,3 +46,18 @@ OF_PROGRAMS: Table = {
     "deepscale_config": idle("an old name of --deepspeed_config"),
     "deepspeed_mpi": idle(_STARTS, "flag"),
 }
+_RANKS = "srun, torchrun or scripts/launch.py says which"
+TORCH: Table = {
+    "nproc_per_node": mapped("trainer.devices"),
+    "nnodes": mapped("trainer.num_nodes"),
+    **{name: idle(_RANKS) for name in ("node_rank", "master_addr", "local_addr")},
+    "master_port": OPTIONS["master_port"],
+    **{name: idle(_STARTS) for name in ("rdzv_backend", "rdzv_endpoint", "rdzv_id", "rdzv_conf")},
+    **{name: idle(_STARTS) for name in ("max_restarts", "monitor_interval", "start_method")},
+    **{name: idle(_STARTS, "flag") for name in ("standalone", "use_env", "no_python", "module")},
+    "role": idle("it has no meaning for a run"),
+    **{
+        name: idle("scripts/launch.py keeps a log of each rank")
+        for name in ("log_dir", "redirects", "r", "tee", "t", "local_ranks_filter")
+    },
+}
