@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from glmkd_nemo.checkpoint.sharded import LISTING, CheckpointDamaged, check_whole
+from glmkd_nemo.checkpoint.sharded import LISTING, CheckpointDamaged, CheckpointRefused, check_whole
 
 CONFIG, WEIGHTS, TOKENIZER = "model_config.yaml", "model_weights", "tokenizer"
 
@@ -68,7 +68,7 @@ def extracted(path: str | Path) -> Iterator[Path]:
         path: a ``.nemo`` archive, or a directory that is an unpacked one.
 
     Raises:
-        FileNotFoundError, CheckpointDamaged: on all ranks alike, by name.
+        FileNotFoundError, CheckpointDamaged, CheckpointRefused: on all ranks alike, by name.
     """
     source = Path(path).expanduser()
     if source.is_dir():
@@ -104,7 +104,7 @@ def _extract(source: Path) -> tuple[str | None, Exception | None]:
     except (OSError, ValueError, tarfile.TarError) as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, FileNotFoundError | CheckpointDamaged):
+        if isinstance(error, FileNotFoundError | CheckpointDamaged | CheckpointRefused):
             return None, type(error)(f"{source}: {error}".replace(f"{folder}{os.sep}", ""))
         return None, CheckpointDamaged(f"{source} cannot be unpacked: {error}")
     return folder, None

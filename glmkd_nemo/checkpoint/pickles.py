@@ -7,8 +7,13 @@ DeepSpeed hold besides: numpy's random state, saved options, and loss scalers, w
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
+import pickletools
 import re
+import struct
+import zipfile
+from collections.abc import Iterator
 from mmap import MAP_PRIVATE, MAP_SHARED
 from pathlib import Path
 from typing import Any
@@ -17,10 +22,11 @@ import numpy as np
 import torch
 from torch.serialization import set_default_mmap_options
 
-from glmkd_nemo.checkpoint.sharded import CheckpointDamaged
+from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, CheckpointRefused
 
 _ZIP = b"PK\x03\x04"
 _REMAP = 1 << 28  # bytes
+_PICKLE, _LARGEST = "data.pkl", 1 << 28  # in a file of PyTorch, and its size in bytes
 _SCALERS = ("LossScaler", "DynamicLossScaler", "LossScalerBase")
 _INERT = (
     *(f"fp16.loss_scaler.{name}" for name in _SCALERS),
@@ -28,6 +34,18 @@ _INERT = (
     "deepspeed.runtime.zero.config.ZeroStageEnum",
 )
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
+_USUAL = (
+    "torch",
+    "collections",
+    "numpy",
+    "argparse",
+    "_codecs",
+    *(n.split(".")[0] for n in _INERT),
+)
+FAULTS = (  # whatever a broken pickle may raise
+    *(pickle.UnpicklingError, struct.error, EOFError, RuntimeError, ValueError, OverflowError),
+    *(LookupError, TypeError, AttributeError, AssertionError, MemoryError, StopIteration),
+)
 
 
 class Inert:
@@ -53,26 +71,57 @@ def _allowed() -> list[Any]:
 def read_pickle(path: str | Path) -> Any:
     """What ``torch.save`` wrote; tensors stay on the disk until they are used.
 
-    Files in PyTorch's old format (before 1.6) cannot be mapped and are read whole.
+    Files in PyTorch's old format (before 1.6), and compressed ones, cannot be mapped and are read
+    whole.
 
     Args:
         path: of the file.
 
     Raises:
+        OSError: there is none, or it may not be read.
         CheckpointDamaged: the file is truncated, or none of PyTorch's.
-        ValueError: it asks for something that is no part of a checkpoint; nothing of it was run.
+        CheckpointRefused: it asks for something that is no part of a checkpoint; nothing of it was
+            run.
     """
     try:
-        with open(path, "rb") as stream:
-            mappable = stream.read(len(_ZIP)) == _ZIP
+        mappable = _is_mappable(path)
+    except (zipfile.BadZipFile, *FAULTS) as error:
+        raise damaged(path, str(error)) from error
+    return load_object(path, str(path), mappable)
+
+
+def load_object(path: str | Path, source: str | io.BytesIO, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote into a stream, or part of a file.
+
+    Args:
+        path: how messages call it.
+        source: what to read.
+        mmap: leave tensors on the disk.
+
+    Raises:
+        CheckpointDamaged, CheckpointRefused: as :func:`read_pickle`.
+    """
+    try:
         with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, str(error)) from error
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+    except FAULTS as error:
+        raise _explained(path, source, str(error)) from error
+
+
+def _is_mappable(path: str | Path) -> bool:
+    """Whether its tensors can be used where they lie: a zip without compression."""
+    with open(path, "rb") as stream:
+        if stream.read(len(_ZIP)) != _ZIP:
+            return False
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    for record in records:
+        if record.filename.endswith(_PICKLE) and record.file_size > _LARGEST:
+            raise ValueError(
+                f"its pickle has {record.file_size:,} bytes, more than {_LARGEST:,}, so it is no "
+                "list of weights"
+            )
+    return all(record.compress_type == zipfile.ZIP_STORED for record in records)
 
 
 class Mapped:
@@ -108,17 +157,75 @@ class Mapped:
         self._used += number
 
 
-def _refused(path: str | Path, message: str) -> ValueError:
-    found = re.search(r"(?:GLOBAL|for class|function|of type)\s+`?([\w.]+\.[\w.]+)", message)
-    if found is None:
-        return _damaged(path, message)
-    return ValueError(
-        f"{path}: its pickle asks for {found[1]}, which is no part of a checkpoint; nothing of it "
+def refused(path: str | Path, name: str) -> CheckpointRefused:
+    """The error of a pickle that asks for ``name``."""
+    return CheckpointRefused(
+        f"{path}: its pickle asks for {name}, which is no part of a checkpoint; nothing of it "
         "was run. Do not trust this file: get it from its authors, or have them save the weights "
         "alone (safetensors)."
     )
 
 
-def _damaged(path: str | Path, message: str) -> CheckpointDamaged:
+def damaged(path: str | Path, message: str) -> CheckpointDamaged:
+    """The error of a file that cannot be read, with the first line of a reason."""
     first = message.strip().split("\n")[0][:160]
     return CheckpointDamaged(f"{path} is truncated or no file of PyTorch ({first}): copy it again.")
+
+
+def _explained(path: str | Path, source: str | io.BytesIO, message: str) -> ValueError:
+    """Why a pickle could not be loaded: what it asks for, its protocol, or damage."""
+    found = re.search(r"(?:GLOBAL|for class|function|of type)\s+`?([\w.]+\.[\w.]+)", message)
+    protocol, names = _contents(source)
+    strange = [name for name in names if name.split(".")[0] not in _USUAL]
+    if strange:
+        return refused(path, strange[0])
+    if found:
+        return refused(path, found[1])
+    if protocol > 2:
+        return CheckpointDamaged(
+            f"{path} was saved with pickle protocol {protocol}, of which nothing can be read "
+            "safely: have it saved anew by torch.save(..., pickle_protocol=2) or as safetensors."
+        )
+    return damaged(path, message)
+
+
+def _contents(source: str | io.BytesIO) -> tuple[int, list[str]]:
+    """Protocol of a pickle and the names that it asks for, as far as it can be parsed."""
+    memo: dict[int, str] = {}
+    protocol, names, strings = 0, [], [""]
+    try:
+        for code, value, _ in _operations(source):
+            if code.name == "PROTO":
+                protocol = max(protocol, value)
+            elif code.name == "GLOBAL":
+                names.append(value.replace(" ", "."))
+            elif code.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif code.name == "MEMOIZE":
+                memo[len(memo)] = strings[-1]
+            elif "PUT" in code.name:
+                memo[value] = strings[-1]
+            elif "GET" in code.name:
+                strings.append(memo.get(value, ""))
+            elif isinstance(value, str):
+                strings.append(value)
+    except (zipfile.BadZipFile, *FAULTS):
+        return protocol, names
+    return protocol, names
+
+
+def _operations(source: str | io.BytesIO) -> Iterator[Any]:
+    stream = io.BytesIO(_pickled(source))
+    while stream.tell() < stream.getbuffer().nbytes:  # the old format has several, one by one
+        yield from pickletools.genops(stream)
+
+
+def _pickled(source: str | io.BytesIO) -> bytes:
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            name = next(n for n in archive.namelist() if n.endswith(_PICKLE))
+            return archive.read(name)
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()
+    with open(source, "rb") as stream:
+        return stream.read(_LARGEST)

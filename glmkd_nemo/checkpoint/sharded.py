@@ -28,6 +28,10 @@ class CheckpointDamaged(ValueError):
     """A checkpoint that is not whole, by name."""
 
 
+class CheckpointRefused(ValueError):
+    """A checkpoint that would run code, by name."""
+
+
 def plain(value: Any) -> Any:
     """Copies containers as plain ones: ``common.pt`` is read with ``weights_only=True``."""
     if isinstance(value, DictConfig | ListConfig):
@@ -119,7 +123,11 @@ def damage(path: Path) -> str | None:
     listing = path / LISTING
     if not listing.is_file():
         return None  # written by another program: its own files are there
-    for name, size in json.loads(listing.read_text(encoding="utf-8")).items():
+    try:
+        sizes = json.loads(listing.read_text(encoding="utf-8")).items()
+    except (ValueError, AttributeError):
+        return f"is damaged: {LISTING} is no list of files with their sizes"
+    for name, size in sizes:
         file = path / name
         if not file.is_file():
             return f"lacks {name}"
@@ -134,7 +142,10 @@ def check_whole(path: Path) -> None:
     Raises:
         FileNotFoundError: there is none.
         CheckpointDamaged: files are missing or truncated; names the newest whole one beside it.
+        CheckpointRefused: loading it would run code.
     """
+    from glmkd_nemo.checkpoint.untrusted import check_pickles
+
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     problem = damage(path)
@@ -144,6 +155,7 @@ def check_whole(path: Path) -> None:
             f"; the newest whole one is {other}" if other else "; there is no whole one beside it"
         )
         raise CheckpointDamaged(f"checkpoint {path} {problem}{hint}")
+    check_pickles(path)
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
 
 from glmkd_nemo.checkpoint.archive import check_archive, extracted, pack, read_nemo_config
 from glmkd_nemo.checkpoint.nemo import check_writable
@@ -27,6 +29,8 @@ def checkpoint(path: Path, age: int = 0) -> Path:
     path.mkdir(parents=True)
     for name in (".metadata", "metadata.json", "common.pt", "__0_0.distcp"):
         (path / name).write_bytes(b"x" * 100)
+    (path / ".metadata").write_bytes(pickle.dumps(Metadata({}, storage_data={})))
+    torch.save({}, path / "common.pt")
     write_listing(path)
     then = path.stat().st_mtime - age
     os.utime(path / ".metadata", (then, then))
