@@ -123,8 +123,8 @@ class Planner:
             needs=tuple(dict.fromkeys(draft.needs)),
             folder=draft.folder,
             result=result,
-            nodes=int(values.get("trainer.num_nodes", 1)),
-            devices=int(values.get("trainer.devices", 1)),
+            nodes=_number(draft.name, values, "trainer.num_nodes"),
+            devices=_number(draft.name, values, "trainer.devices"),
             model=model,
         )
 
@@ -140,6 +140,8 @@ class Planner:
             settings.overrides or {},
             settings.per_task.get(task, {}),
         )
+        if script == ON_TASKS and not values.get("method") and not values.get("aggregator"):
+            values = _merged(values, s.labels)
         if self.tiny:
             sizes = s.tiny.models.get(str(values.get("model")), {})
             values = _merged(
@@ -225,6 +227,13 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         found |= flat(layer)
     return found
+
+
+def _number(stage: str, values: Mapping[str, Any], key: str) -> int:
+    value = values.get(key, 1)
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"stage {stage}: {key}={value} must be a number from 1")
+    return value
 
 
 def _leaves(stage: StageSettings, name: str, folder: Path) -> tuple[Path | None, Path]:

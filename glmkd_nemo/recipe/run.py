@@ -43,6 +43,7 @@ def run_recipe(
         StageError: a stage failed.
         KeyboardInterrupt: Ctrl-C; the running stage has written its checkpoint.
     """
+    check_inputs(recipe)
     recipe.out.mkdir(parents=True, exist_ok=True)
     path = recipe.out / "lock"
     free = try_lock(path)
@@ -54,7 +55,6 @@ def run_recipe(
         os.close(free)
     with locked(path, lambda: False) as lock:
         notes = read_notes(recipe)
-        check_inputs(recipe)
         if command is None:
             tiny = recipe.scale == "tiny"
             command = process.forked if tiny else partial(process.separately, lock=lock)

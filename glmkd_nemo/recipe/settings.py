@@ -102,6 +102,7 @@ class RecipeSettings:
         models: ``.nemo`` files that there are already, by name; for ``${models.base}``.
         variables: what ``{name}`` in overrides stands for, by task; ``all``: where a task has none.
         scripts: overrides of all stages, by script.
+        labels: overrides of stages of ``finetune`` that have neither a method nor an aggregator.
         per_task: overrides of all stages of ``finetune``, by task.
         tiny: see there.
         stages: by name, in the order in which they run.
@@ -116,6 +117,7 @@ class RecipeSettings:
     models: dict[str, str] = field(default_factory=dict)
     variables: dict[str, dict[str, Any]] = field(default_factory=dict)
     scripts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     tiny: TinySettings = field(default_factory=TinySettings)
     stages: dict[str, StageSettings | None] = field(default_factory=dict)
@@ -150,6 +152,9 @@ def load_settings(name_or_file: str, changes: Sequence[str]) -> tuple[str, Recip
     merged = OmegaConf.unsafe_merge(*_layers(path, ()))
     for change in changes:
         merged = _changed(merged, change.removeprefix("recipe."))
+    for key in ("tasks", "data.corpus"):  # one may be written without brackets
+        if isinstance(one := OmegaConf.select(merged, key), str):
+            OmegaConf.update(merged, key, [one])
     try:
         settings = _typed(merged)
     except OmegaConfBaseException as error:
@@ -175,6 +180,8 @@ def _typed(merged: Any) -> RecipeSettings:
 
 def _find(name_or_file: str) -> Path:
     if name_or_file.endswith((".yaml", ".yml")):
+        if not Path(name_or_file).is_file():
+            raise ConfigError(f"there is no recipe {name_or_file}")
         return Path(name_or_file)
     path = CONF / f"{name_or_file}.yaml"
     if name_or_file not in names():

@@ -75,6 +75,15 @@ def test_stages_come_after_what_they_need(file: Path) -> None:
     assert recipe.inputs == (("stages.teacher.given", "base.nemo"), ("data.corpus", "text"))
 
 
+def test_one_task_needs_no_brackets_and_last_weights_are_named(file: Path) -> None:
+    recipe = load(file, "tasks=rte", "stages.teacher_ft.gives=last")
+    stages = {stage.name: stage.arguments for stage in recipe.stages}
+    assert list(stages) == ["student", "teacher_ft_rte", "last_rte"]
+    assert "gives=last" in stages["teacher_ft_rte"]
+    last = "model.teachers.t0.restore_from_path=o/teacher_ft_rte/last.nemo"
+    assert last in stages["last_rte"]
+
+
 def test_tiny_has_the_last_word_but_for_the_caller(file: Path) -> None:
     recipe = load(file, "recipe.scale=tiny", "stages.last.model=tiny4", "stages.last_rte.epochs=9")
     stages = {stage.name: stage for stage in recipe.stages}
@@ -98,7 +107,11 @@ def test_tiny_has_the_last_word_but_for_the_caller(file: Path) -> None:
         ("sclae=tiny", "unknown key sclae; did you mean scale?"),
         ("scale=small", "scale=small: there are full, tiny"),
         ("tasks", "'tasks' is no key=value"),
-        ("tasks=rte", "tasks='rte' is of the wrong type"),
+        ("tasks=3", "tasks=3 is of the wrong type"),
+        ("tasks=[rte,copaa]", "task=copaa is unknown; did you mean copa?"),
+        ("stages.student.model.optim.lrr=1", "unknown key model.optim.lrr; did you mean"),
+        ("stages.student.trainer.devices=x", "stage student: trainer.devices=x must be a number"),
+        ("stages.last.gives=first", "stage last_rte gives first: choose best or last"),
     ],
 )
 def test_mistakes_are_named(file: Path, change: str, said: str) -> None:
@@ -110,7 +123,7 @@ def test_mistakes_are_named(file: Path, change: str, said: str) -> None:
 def test_unknown_recipes_and_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe is called 'tinybrt'; did you mean tinybert"):
         load_recipe("tinybrt")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match=r"there is no recipe .*none.yaml"):
         load_recipe(str(tmp_path / "none.yaml"))
     broken = tmp_path / "broken.yaml"
     broken.write_text("stages: [")

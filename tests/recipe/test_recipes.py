@@ -137,6 +137,17 @@ def test_published_values_arrive(recipes: dict[tuple[str, str], Recipe]) -> None
     assert f"restore_from_path={logits}" in stages["finetune_rte"]
     big = {s.name: s for s in recipes["glmd_vc_10b_2b", "full"].stages}
     assert (big["pretrain"].nodes, big["pretrain"].devices) == (1, 8)
+    assert {"model.data.window=512", "model.encoder_seq_length=640"} <= set(
+        big["pretrain"].arguments
+    )
+    wsc = {s.name: set(s.arguments) for s in recipes["tinybert_340m_66m", "full"].stages}
+    assert "model.distill.terms.hard.loss=mix" in wsc["teacher_ft_wsc"]
+    assert "task.length_penalty=1.0" in wsc["layers_wsc"]
+    for name, arguments in wsc.items():
+        given = dict(argument.split("=", 1) for argument in arguments)
+        if "task" in given:  # GLMKD's rate ends at a tenth
+            lr, end = float(given["model.optim.lr"]), float(given["model.optim.sched.min_lr"])
+            assert end == pytest.approx(lr / 10), name
     assert "model.tensor_model_parallel_size=4" in big["pretrain"].arguments
 
 
