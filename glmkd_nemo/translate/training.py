@@ -87,17 +87,18 @@ def _by_file(
         "batch-size": (batch, options.micro_batch),
         "gradient-accumulation-steps": (steps, options.accumulation),
         "lr": (settings.lr, options.lr),
-        "weight-decay": (settings.weight_decay, options.weight_decay),
-        "clip-grad": (settings.clip, options.clip),
+        "weight-decay": (settings.weight_decay or 0.0, options.weight_decay),
+        "clip-grad": (settings.clip or 0.0, options.clip),
         "adam-beta1": (settings.betas[0], options.betas[0]),
         "adam-beta2": (settings.betas[1], options.betas[1]),
         "adam-eps": (settings.eps, options.eps),
     }
+    _left_out(plan, settings, path)
     used = {}
     for name, (of_file, own) in pairs.items():
         used[name] = own if of_file is None else of_file
         if name in given and used[name] != own:
-            plan.note(f"{dashed(name)}={given[name]}: no effect: {path} says {of_file}, and wins")
+            plan.note(f"{dashed(name)}={given[name]}: no effect: with {path} it is {of_file}")
     fp16 = options.fp16 if back else settings.fp16
     if fp16 != options.fp16:
         plan.note(f"precision: {path} decides, not --fp16")
@@ -111,6 +112,16 @@ def _by_file(
         betas=(float(used["adam-beta1"]), float(used["adam-beta2"])),
         eps=float(used["adam-eps"]),
     )
+
+
+def _left_out(plan: Plan, settings: Settings, path: str) -> None:
+    """DeepSpeed builds the optimizer by its file, and knows nothing of the program's options."""
+    for key, option, value in (
+        ("gradient_clipping", "--clip-grad", settings.clip),
+        ("weight_decay", "--weight-decay", settings.weight_decay),
+    ):
+        if value is None:
+            plan.note(f"{path} has no {key}: the original runs without, whatever {option} says")
 
 
 def processes(given: Given, plan: Plan, layout: Layout) -> int:
