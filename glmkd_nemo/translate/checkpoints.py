@@ -16,9 +16,10 @@ EXTRAS = (
 
 @dataclass
 class Checkpoints:
-    """The conversions that a command needs first, each folder once."""
+    """The conversions that a command needs first, each folder once for the same options."""
 
-    _found: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _found: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    _notes: list[str] = field(default_factory=list)
 
     def nemo(self, folder: str, heads: int, options: list[str]) -> str:
         """The archive that `folder` becomes; a ``.nemo`` is itself.
@@ -30,16 +31,31 @@ class Checkpoints:
         """
         if folder.endswith(".nemo"):
             return folder
-        target = f"{folder.rstrip('/')}.nemo"
-        places = (f"source={spell(folder)}", f"target={spell(target)}")
-        own = (*places, f"model.num_attention_heads={heads}", *options)
-        self._found.setdefault(target, own)
+        source = folder.rstrip("/") or folder
+        own = (f"model.num_attention_heads={heads}", *options)
+        if (source, own) in self._found:
+            return self._found[source, own]
+        others = [(o, target) for (f, o), target in self._found.items() if f == source]
+        target = f"{source}{f'_{len(others) + 1}' if others else ''}.nemo"
+        self._found[source, own] = target
+        for other, named in others[:1]:
+            self._notes.append(
+                f"{source} is given with different options: {named} is of "
+                f"{_only(other, own)}, {target} of {_only(own, other)}; see whether that is meant"
+            )
         return target
 
     def commands(self) -> list[Command]:
         """In the order in which they were asked for."""
-        found = list(self._found.values())
-        notes = (EXTRAS,) if found else ()
+        found = [
+            (f"source={spell(source)}", f"target={spell(target)}", *options)
+            for (source, options), target in self._found.items()
+        ]
+        notes = (EXTRAS, *self._notes) if found else ()
         return [
             Command(SCRIPT, options, notes if i == 0 else ()) for i, options in enumerate(found)
         ]
+
+
+def _only(one: tuple[str, ...], other: tuple[str, ...]) -> str:
+    return " ".join(option for option in one if option not in other) or "none of these"
