@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -217,8 +218,23 @@ def tuning(original: Original) -> list[Command]:
         said = [*run.plan.notes, *found.notes_of_options(run)]
         named = [note for note in said if not note.startswith("--") or _option(note) in own]
         notes += [note for note in named if note not in notes]
+    notes += _unlearnt(runs)
     sweep = commands(runs, found.layout, notes, original.environment)
     return [*found.checkpoints.commands(), *sweep]
+
+
+def _unlearnt(runs: list[Run]) -> list[str]:
+    """A note where a stage goes on from another that learns no answers."""
+    pairs = [(a, b) for a, b in pairwise(runs) if a.task == b.task and not a.plan.answers]
+    if not pairs:
+        return []
+    first, second = (run.stage for run in pairs[0])
+    return [
+        f"{first} learns no answers (intermediate losses only), yet {second} starts from its best "
+        "weights on dev, as in the original; these may be early ones, or those before the first "
+        f"step. With gives=last of {first} and last.nemo in place of best.nemo in "
+        f"restore_from_path of {second} it starts from what was learnt"
+    ]
 
 
 def _option(note: str) -> str:

@@ -64,11 +64,15 @@ class Plan:
     """What a command is to have; writes only what the configuration would not have anyway.
 
     Args:
-        config: ``pretrain``, ``finetune`` or ``evaluate``.
+        config: ``pretrain``, ``finetune``, ``evaluate`` or ``generate``.
+
+    Attributes:
+        answers: whether training learns predictions, not inner states only.
     """
 
     def __init__(self, config: str) -> None:
         self.config = config
+        self.answers = True
         self.groups: dict[str, str] = {}
         self.notes: list[str] = []
         self._wanted: dict[str, tuple[Any, Any]] = {}

@@ -13,12 +13,13 @@ from glmkd_nemo.replay.flags.aggregators import aggregation
 from glmkd_nemo.replay.flags.predictions import hard_loss, prediction_terms
 from glmkd_nemo.replay.flags.random_data import random_data
 from glmkd_nemo.translate.checkpoints import Checkpoints
-from glmkd_nemo.translate.command import Plan
+from glmkd_nemo.translate.command import Plan, spelled
 from glmkd_nemo.translate.given import Given
 from glmkd_nemo.translate.terms import recipe
 
 _METHODS = Path(options.__file__).parent / "methods"
 ANALYSIS_STEPS = 100
+_ANSWERS = ("kd", "hard", "annealing_kd", "continuation_kd")  # methods that compare predictions
 
 
 def objective(given: Given, setting: Setting) -> tuple[Terms, dict[str, Any] | None]:
@@ -93,13 +94,16 @@ def distillation(
         _labels(given, plan, setting)
         return
     terms, aggregator = objective(given, setting)
+    plan.answers = any(term["method"] in _ANSWERS for term in terms.values())
     groups, changes = recipe(terms, aggregator)
     plan.groups |= groups
-    if len(paths) == 1:
+    if len(paths) == 1 and spelled(paths[0]) == paths[0]:
         plan.add(f"teacher={paths[0]}")
     else:
+        if len(paths) == 1:  # teacher=PATH takes no path that is to be quoted
+            plan.groups["teacher"] = "nemo"
         for number, path in enumerate(paths):
-            plan.add(f"model.teachers.t{number}.restore_from_path={path}")
+            plan.add(f"model.teachers.t{number}.restore_from_path={spelled(path)}")
     if "mt_has_grad" in given:
         for number in range(len(paths)):
             plan.add(f"model.teachers.t{number}.trainable=true")

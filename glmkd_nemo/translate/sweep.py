@@ -51,7 +51,7 @@ def _single(runs: Sequence[Run], layout: Layout, environment: Mapping[str, str])
     found, before = [], None
     for run in runs:
         items = _items(run)
-        place = items.get("exp_manager.exp_dir", "runs")
+        place = _plain(items.get("exp_manager.exp_dir", "runs"))
         items["name"] = name = f"{run.task}_{run.stage}"
         if before is not None:
             items["restore_from_path"] = spell(before)
