@@ -18,6 +18,7 @@ from glmkd_nemo.checkpoint.huggingface import is_huggingface, read_huggingface, 
 from glmkd_nemo.checkpoint.inferred import model_section
 from glmkd_nemo.checkpoint.original_files import read_original
 from glmkd_nemo.checkpoint.original_writer import write_original
+from glmkd_nemo.checkpoint.placing import check_place, put, staged
 from glmkd_nemo.checkpoint.whole import Weights
 
 
@@ -52,33 +53,24 @@ def convert(request: Request, weights: Weights) -> dict[str, Any]:
         ValueError: what is missing, or does not fit, with the remedy.
         OSError: the disk is full or not writable.
     """
-    target = request.target
-    if target.exists() and target.samefile(request.source):
-        raise ValueError(f"{target} is the source itself: choose another target.")
-    if target.exists() and not request.settings.overwrite:
-        raise ValueError(f"{target} exists: choose another target, or overwrite=true.")
+    target, nemo = request.target, request.format == "nemo"
+    check_place(request.source, target, not nemo, request.settings.overwrite)
     model = model_section(request, weights)
     _check_extras(request, weights)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    needed = weights.bytes * (2 if request.format == "nemo" else 1)  # a folder, then its archive
-    if (free := shutil.disk_usage(target.parent).free) < needed:
-        raise OSError(
-            f"{target.parent} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB are "
-            "needed: choose another target."
-        )
-    stage = target.with_name(target.name + ".tmp")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    try:
-        _write(request, weights, model, stage)
-        if target.is_dir():
-            shutil.rmtree(target)
-        if request.format == "nemo":
-            pack(stage, target)
-        else:
-            stage.rename(target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    with staged(target) as stage:
+        needed = weights.bytes * (2 if nemo else 1)  # a folder, then its archive
+        if (free := shutil.disk_usage(stage).free) < needed:
+            raise OSError(
+                f"{target.parent} has {free / 2**30:.1f} GiB free, and {needed / 2**30:.1f} GiB "
+                "are needed: choose another target."
+            )
+        made = stage / "folder"
+        made.mkdir()
+        _write(request, weights, model, made)
+        if nemo:
+            pack(made, stage / "archive")
+            made = stage / "archive"
+        put(made, target)
     return model
 
 
