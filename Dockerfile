@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 #
 # GPU image. Data and results are mounted at /workspace:
-#   docker build -t glmkd-nemo .
+#   docker build --build-arg UID=$(id -u) -t glmkd-nemo .     # yours, to write to your folder
 #   docker run --gpus all --ipc=host --rm -it -v "$PWD:/workspace" glmkd-nemo \
 #     scripts/pretrain.py trainer=gpu exp_manager.exp_dir=/workspace/runs ...
 #
@@ -12,7 +12,8 @@
 #   EXTRAS    extras of pyproject.toml to install: deepspeed (engine=deepspeed), test, docs
 #   REQUIRED  modules without which the build stops; drop apex for a base without it: it only
 #             makes some kernels faster
-#   UID       of the user that everything runs as
+#   UID       of the user that everything runs as: it must be able to write to what is mounted at
+#             /workspace
 ARG BASE=nvcr.io/nvidia/pytorch:25.09-py3
 
 # ---- everything that is installed on top of the base, in an environment of its own ---------------
@@ -65,7 +66,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 
-RUN useradd --no-log-init --create-home --uid "${UID}" glm \
+# The base may have a user of this number already (Ubuntu's own has 1000).
+RUN useradd --no-log-init --create-home --non-unique --uid "${UID}" glm \
     && install --directory --owner=glm --group=glm /workspace /opt/glmkd_nemo/runs
 
 WORKDIR /opt/glmkd_nemo

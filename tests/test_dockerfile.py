@@ -69,6 +69,7 @@ def test_it_runs_as_an_ordinary_user() -> None:
     assert ALL.index(of("USER")[-1]) > max(ALL.index(one) for one in of("COPY") + of("RUN"))
     added = next(one.text for one in of("RUN") if "useradd" in one.text)
     assert "--no-log-init" in added  # DL3046
+    assert "--non-unique" in added  # Ubuntu's images have a user 1000, who most often asks for UID
     assert int(next(one.text for one in of("ARG") if one.text.startswith("UID="))[4:]) > 1000
 
 
@@ -128,6 +129,12 @@ def test_build_arguments_are_documented() -> None:
     head = text[: text.index("\nARG ")]
     for one in of("ARG"):
         assert re.search(rf"^#   {one.text.split('=')[0]} ", head, re.M), one.text
+
+
+def test_the_example_can_write_to_the_folder_that_it_mounts() -> None:
+    head = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("\nARG ")[0]
+    assert '-v "$PWD:/workspace"' in head
+    assert "docker build --build-arg UID=$(id -u) -t" in head
 
 
 def run(code: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
