@@ -3,10 +3,10 @@
 Per micro-batch and stage: floating-point operations over the assumed share of the peak (``n``
 positions reach ``n / (n + half_rows)`` of it), bytes of activations and logits over the memory
 bandwidth, tensor-parallel all-reduces over the node's links; but no layer is faster than its
-kernels are launched. The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (Ft + Bs)`` for ``m``
-micro-batches on ``p`` stages (student forward, teacher forward, student backward of the slowest
-stage: the teacher fills the student's bubble, its own remains); then come data-parallel reduction
-and optimizer, not overlapped.
+kernels are launched. The pipeline takes ``m (Fs + Ft + Bs) + (p - 1) (max(Ft, Fs) + Bs)`` for
+``m`` micro-batches on ``p`` stages (student forward, teacher forward, student backward of the
+slowest stage: the shorter forward runs in the bubble that the longer one leaves); then come
+data-parallel reduction and optimizer, not overlapped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Speed:
         bubble: share of ``pipeline`` in which that stage waits.
         reduction: data-parallel gradients and weights.
         optimizer: Adam.
-        samples, tokens: of a step.
+        samples: of a step.
+        tokens: that the models see in a step, answers of an example and passes each on their own.
         flops: of all processes in a step.
     """
 
@@ -119,16 +120,16 @@ def speed_of(
     slowest = max(stages, key=lambda stage: stage.total)
     micro = slowest.forward, slowest.teacher, slowest.backward
     pipeline = ranks[0].passes * pipeline_seconds(layout.micro_batches, layout.pp, *micro)
-    work = ranks[0].passes * layout.micro_batches * slowest.total
+    in_step = ranks[0].passes * layout.micro_batches  # micro-batches of a data-parallel rank
     return Speed(
         *micro,
         pipeline,
-        1 - work / pipeline,
+        1 - in_step * slowest.total / pipeline,
         max(_reduction(rank, layout, machine, tokens.element) for rank in ranks),
         max(rank.main_parameters for rank in ranks) * _ADAM_TRAFFIC / machine.memory,
         layout.total,
-        layout.total * tokens.length * ranks[0].copies,
-        sum(s.flops for s in stages) * layout.micro_batches * layout.tp * layout.dp,
+        in_step * layout.dp * tokens.count,
+        sum(s.flops for s in stages) * in_step * layout.tp * layout.dp,
     )
 
 
@@ -142,7 +143,7 @@ def pipeline_seconds(
         forward, teacher, backward: seconds of a micro-batch on a stage: Fs, Ft and Bs.
     """
     work = micro_batches * (forward + teacher + backward)
-    return work + (stages - 1) * (teacher + backward)
+    return work + (stages - 1) * (max(teacher, forward) + backward)
 
 
 class _Stage:

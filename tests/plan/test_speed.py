@@ -22,6 +22,11 @@ def test_the_teacher_fills_the_students_bubble_and_its_own_remains() -> None:
     assert pipeline_seconds(16, 4, 1.0, 5.0, 2.0) == 149.0
 
 
+def test_without_a_longer_teacher_the_students_own_bubble_remains() -> None:
+    assert pipeline_seconds(16, 4, 2.0, 1.0, 3.0) == 16 * 6 + 3 * (2 + 3)
+    assert pipeline_seconds(16, 4, 2.0, 0.0, 3.0) == (16 + 3) * 5  # 1F1B: arXiv 2104.04473, 2.2
+
+
 def test_a_machine_reaches_the_assumed_share_of_its_peaks() -> None:
     gpu = Gpu(80, {"bf16": 1000.0}, 3000, 400, 50)
     machine = machine_of(gpu, "bf16", Assumed(mfu=0.5, bandwidth=0.5))
