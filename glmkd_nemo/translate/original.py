@@ -19,7 +19,10 @@ PROGRAMS = {
     "finetune_glm.py": "finetune",
     "auto_tune.py": "auto_tune",
     "change_mp.py": "change_mp",
+    "generate_samples.py": "generate",
+    "vocab_sort.py": "sort_vocab",
 }
+_ALONE = ("auto_tune", "change_mp", "sort_vocab")
 # quoted or escaped text is one unit, in which # begins no comment; nor does it within a word
 _COMMENT = re.compile(r"""('[^']*'|"(?:\\.|[^"\\])*"|\\.)|(?<!\S)#[^\n]*""", re.DOTALL)
 _REDIRECTION = re.compile(r"(\d|&)?>[>&|]?(.*)", re.DOTALL)
@@ -36,7 +39,7 @@ class Original:
     Attributes:
         environment: variables set before it.
         launcher: what starts the processes; ``None``: nothing, so there is one.
-        program: ``pretrain``, ``finetune``, ``auto_tune`` or ``change_mp``.
+        program: a value of ``PROGRAMS``.
         arguments: of the program.
         notes: what the user should know.
     """
@@ -80,7 +83,7 @@ def take_apart(command: Sequence[str] | str) -> Original:
     program = PROGRAMS[PurePosixPath(words[at]).name]
     environment, launcher, notes = started_by(words[:at])
     arguments, redirected = _arguments(words[at + 1 :])
-    if launcher is not None and program in ("auto_tune", "change_mp"):
+    if launcher is not None and program in _ALONE:
         notes.append(f"the launcher before {words[at]}: no effect")
     notes += [_REDIRECTED] * redirected
     return Original(environment, launcher, program, arguments, tuple(notes))

@@ -110,6 +110,36 @@ def _evaluation(given: Given, plan: Plan, layout: Layout) -> Plan:
     return plan
 
 
+def generating(given: Given, layout: Layout, checkpoints: Checkpoints) -> Plan:
+    """Text typed in at generate_samples.py.
+
+    Raises:
+        ValueError: what has no equivalent here, by option.
+    """
+    plan = Plan("generate")
+    _is_glm(given)
+    if not given.has("load-pretrained"):
+        raise ValueError("--load-pretrained: say which weights generate_samples.py is to take")
+    folder = str(given["load-pretrained"])
+    plan.set("restore_from_path", _student(given, folder, checkpoints))
+    given.use(*_OF_THE_ARCHIVE)
+    processes(given, plan, layout)
+    plan.set("trainer.precision", 16 if "fp16" in given else 32)
+    plan.set("generation.max_new_tokens", int(given.of("out-seq-length")))
+    if int(given.of("num-beams")) > 1:
+        plan.set("generation.num_beams", int(given.of("num-beams")))
+        plan.set("generation.length_penalty", float(given.of("length-penalty")))
+        plan.note("--num-beams: the best beams go on; the original draws them")
+    else:
+        plan.set("generation.do_sample", True)
+        plan.set("generation.temperature", float(given.of("temperature")))
+        plan.set("generation.top_k", int(given.of("top_k")))
+        plan.set("generation.top_p", float(given.of("top_p")) or 1.0)  # 0 is all there
+        plan.set("generation.seed", int(given.of("seed")))
+    plan.note("texts go to the screen; output=texts.jsonl keeps them in place of samples/*.txt")
+    return plan
+
+
 def _is_glm(given: Given) -> None:
     if "pretrained-bert" in given or "transformer-xl" in given or "block-lm" not in given:
         named = [n for n in ("pretrained-bert", "transformer-xl") if n in given]

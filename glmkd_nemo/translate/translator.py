@@ -10,7 +10,7 @@ from glmkd_nemo.translate.command import Command, Plan
 from glmkd_nemo.translate.given import Given, naming, read_options
 from glmkd_nemo.translate.layout import Layout, layout_of
 from glmkd_nemo.translate.original import Original, take_apart
-from glmkd_nemo.translate.programs import finetuning, pretraining
+from glmkd_nemo.translate.programs import finetuning, generating, pretraining
 from glmkd_nemo.translate.tables import PROGRAM
 from glmkd_nemo.tune.spelling import spell
 
@@ -39,14 +39,16 @@ def translate(argv: Sequence[str] | str) -> list[Command]:
     original = take_apart(argv)
     if original.program == "change_mp":
         return [_change_mp(original)]
+    if original.program == "sort_vocab":
+        return [_sort_vocab(original)]
     if original.program == "auto_tune":
         return tuning(original)
     given, _ = read_options(original.arguments, PROGRAM)
     layout = layout_of(original.launcher, original.environment)
     checkpoints = Checkpoints()
-    build = pretraining if original.program == "pretrain" else finetuning
+    build = {"pretrain": pretraining, "finetune": finetuning, "generate": generating}
     with naming(given):
-        plan = build(given, layout, checkpoints)
+        plan = build[original.program](given, layout, checkpoints)
     return [*checkpoints.commands(), _command(original, plan, given, layout)]
 
 
@@ -61,6 +63,7 @@ def _command(original: Original, plan: Plan, given: Given, layout: Layout) -> Co
 
 def _where(plan: Plan, given: Given) -> str:
     what = {"pretrain": "pre-training", "finetune": "fine-tuning", "evaluate": "evaluation"}
+    what["generate"] = "generation"
     task = f" on {plan.groups['task']}" if "task" in plan.groups else ""
     method = f" with --student_model={given['student_model']}" if given.has("student_model") else ""
     return what[plan.config] + task + method
@@ -80,5 +83,28 @@ def _change_mp(original: Original) -> Command:
             f"model_parallel_size={int(words[1])}",
         ),
         (*original.notes, *_SPLIT),
+        original.environment,
+    )
+
+
+def _sort_vocab(original: Original) -> Command:
+    """The original's vocab_sort.py has its folders and its tokenizer in its code."""
+    read_options(original.arguments, PROGRAM)  # names what the original does not know
+    name = "bert-base-uncased"
+    notes = [
+        "--corpus: the original's own folder; give its text, or its index by "
+        "scripts/preprocess_data.py, where that is elsewhere",
+        "vocab_sort.py: its charts for TensorBoard are not drawn",
+    ]
+    if original.arguments:
+        notes.append("options of vocab_sort.py: no effect: the original's code sets its own")
+    return Command(
+        "sort_vocab",
+        (
+            *("--corpus", "../GLM/data/pretrain/bertbase/wikibook_glm.txt"),
+            *("--output", f".pytorch_pretrained_bert/BertWordPieceTokenizer_{name}.txt"),
+            *("--tokenizer", "bert", "--tokenizer-path", name),
+        ),
+        (*original.notes, *notes),
         original.environment,
     )

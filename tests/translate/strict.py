@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from glmkd_nemo.checkpoint.convert_settings import load_request
 from glmkd_nemo.config.evaluate import EvaluateSchema
 from glmkd_nemo.config.finetune import FinetuneSchema
+from glmkd_nemo.config.generate import GenerateSchema
 from glmkd_nemo.config.overrides import check_overrides
 from glmkd_nemo.config.run import CONF, aggregator_fields, task_fields, term_fields
 from glmkd_nemo.config.schema import PretrainSchema
@@ -20,7 +21,12 @@ from glmkd_nemo.tune.plan import cells, waves
 from glmkd_nemo.tune.settings import load_settings
 from glmkd_nemo.tune.spelling import spell
 
-SCHEMAS = {"pretrain": PretrainSchema, "finetune": FinetuneSchema, "evaluate": EvaluateSchema}
+SCHEMAS = {
+    "pretrain": PretrainSchema,
+    "finetune": FinetuneSchema,
+    "evaluate": EvaluateSchema,
+    "generate": GenerateSchema,
+}
 _GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
 
 
@@ -55,10 +61,12 @@ def composed(script: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     keys = [text for text in spelled if text not in groups]
     for override in OverridesParser.create().parse_overrides(keys):
         OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
-    cfg.exp_manager.checkpoint_callback_params = {}  # has resolvers of NeMo's
+    if "exp_manager" in cfg:
+        cfg.exp_manager.checkpoint_callback_params = {}  # has resolvers of NeMo's
     assert not OmegaConf.missing_keys(cfg), sorted(OmegaConf.missing_keys(cfg))
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    plain["exp_manager"] = None
+    if "exp_manager" in plain:
+        plain["exp_manager"] = None
     check(plain, schema, {}, term_fields, aggregator_fields, task_fields)
     return plain
 
