@@ -58,8 +58,8 @@ def layout_of(launcher: Launcher | None, environment: Mapping[str, str]) -> Layo
 
 
 def _of_torch(given: Given, visible: str | None) -> Layout:
-    notes = given.notes("the launcher")
     count, nodes = str(given.get("nproc_per_node", 1)), str(given.get("nnodes", 1))
+    notes = given.notes("the launcher")
     if ":" in nodes:
         raise ValueError(f"--nnodes={nodes}: the number of nodes is fixed here: write one number")
     own = visible.split(",") if visible else []

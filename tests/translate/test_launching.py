@@ -37,6 +37,7 @@ def test_launchers(before: str, devices: int, nodes: int):
     assert said == wanted
     assert any("cd /GLM: paths" in note for note in found.notes) == before.startswith("cd")
     assert any("--node_rank" in note for note in found.notes) == ("--node-rank" in before)
+    assert not any("in the launcher" in note for note in found.notes)
     assert found.environment.get("A") == ("1" if "A=1" in before else None)
 
 
