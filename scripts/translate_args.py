@@ -4,8 +4,9 @@
     python scripts/translate_args.py 'NCCL_DEBUG=info deepspeed ... distill/pretrain.py ...'
     python scripts/translate_args.py [--run] FILE        (or - for standard input)
 
-It knows pretrain.py, finetune.py, pretrain_glm.py, finetune_glm.py, auto_tune.py and change_mp.py,
-and the options of the deepspeed launcher. Options without effect or equivalent are listed, with the
+It knows pretrain.py, finetune.py, pretrain_glm.py, finetune_glm.py, auto_tune.py, change_mp.py,
+generate_samples.py and vocab_sort.py, started by deepspeed, torchrun, torch.distributed.launch or
+python, after cd, nohup and variables. Options without effect or equivalent are listed, with the
 reason. Run it where the original's folders are, and it reads the DeepSpeed files that it names.
 """
 
