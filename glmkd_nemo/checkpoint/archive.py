@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glmkd_nemo.checkpoint.sharded import LISTING, CheckpointDamaged, CheckpointRefused, check_whole
 
@@ -27,13 +29,23 @@ def read_nemo_config(path: str | Path) -> DictConfig:
     """
     source = Path(path).expanduser()
     if source.is_dir():
-        return OmegaConf.load(source / CONFIG)  # type: ignore[return-value]
+        return _config((source / CONFIG).read_text(encoding="utf-8"), source)
     check_archive(source)
     with tarfile.open(source, "r:") as archive:
         member = next(m for m in archive.getmembers() if Path(m.name).name == CONFIG)
         stream = archive.extractfile(member)
         assert stream is not None
-        return OmegaConf.create(stream.read().decode("utf-8"))  # type: ignore[return-value]
+        return _config(stream.read().decode("utf-8", "replace"), source)
+
+
+def _config(text: str, source: Path) -> DictConfig:
+    try:
+        found = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise CheckpointDamaged(f"{source}: {CONFIG} is no YAML: {error}") from error
+    if not isinstance(found, DictConfig):
+        raise CheckpointDamaged(f"{source}: {CONFIG} is a list, not a model's configuration.")
+    return found
 
 
 def check_archive(path: str | Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from glmkd_nemo.checkpoint.archive import pack
 from glmkd_nemo.checkpoint.convert_settings import ConvertSettings, Request
 from glmkd_nemo.checkpoint.huggingface import is_huggingface, read_huggingface, write_huggingface
-from glmkd_nemo.checkpoint.inferred import model_section
+from glmkd_nemo.checkpoint.inferred import known_sizes, model_section
 from glmkd_nemo.checkpoint.original_files import read_original
 from glmkd_nemo.checkpoint.original_writer import write_original
 from glmkd_nemo.checkpoint.placing import check_place, put, staged
@@ -32,9 +32,15 @@ def read_any(source: Path, settings: ConvertSettings | None = None) -> Iterator[
     from glmkd_nemo.checkpoint.nemo_files import is_nemo, read_nemo
 
     chosen = settings or ConvertSettings()
+    plain = ConvertSettings()
     if not source.exists():
         raise FileNotFoundError(f"there is no {source}")
-    if is_nemo(source):
+    nemo = is_nemo(source)
+    if nemo or (source.is_dir() and is_huggingface(source)):
+        for name in ("tag", "drop", "replicas"):
+            if getattr(chosen, name) != getattr(plain, name):
+                raise ValueError(f"{name}=... is of the original's files, and {source} is none.")
+    if nemo:
         with read_nemo(source) as weights:
             yield weights
     elif source.is_dir() and is_huggingface(source):
@@ -76,7 +82,8 @@ def convert(request: Request, weights: Weights) -> dict[str, Any]:
 
 def _write(request: Request, weights: Weights, model: dict[str, Any], stage: Path) -> None:
     if request.format == "original":
-        write_original(weights, stage, request.settings.model_parallel_size)
+        known = known_sizes(request, weights, model)
+        write_original(weights, stage, request.settings.model_parallel_size, known)
     elif request.format == "huggingface":
         write_huggingface(weights, stage, model, request.settings.shard_size)
     else:

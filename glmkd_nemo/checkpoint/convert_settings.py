@@ -87,6 +87,8 @@ def load_request(arguments: list[str]) -> Request:
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     except (YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(str(error)) from error
+    if "model" in given and not isinstance(given["model"], dict):
+        raise ConfigError(f"model={given['model']!r}: give its keys, e.g. model.num_layers=24")
     check(given, ConvertSettings)
     model = given.pop("model", {})
     merged = OmegaConf.merge(OmegaConf.structured(ConvertSettings), given)

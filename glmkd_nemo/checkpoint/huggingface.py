@@ -58,18 +58,23 @@ def read_huggingface(source: Path) -> Weights:
         FileNotFoundError, CheckpointDamaged: a file is missing or cannot be read, by name.
         ValueError: no GLM, or sizes in ``config.json`` that the tensors have not.
     """
-    config = _config(source / CONFIG)
-    files = _files(source)
+    config, listed = _config(source / CONFIG), _files(source)
     metas: Metas = {}
     where: dict[str, tuple[Path, str]] = {}
-    bins = {file: Mapped(file) for file in set(files.values()) if file.suffix == ".bin"}
-    for file in sorted(set(files.values())):
+    files = sorted(set(listed.values()))
+    bins = {file: Mapped(file) for file in files if file.suffix == ".bin"}
+    for file in files:
         for name, shape in _shapes(file, bins.get(file)).items():
-            original = name.removeprefix(PREFIX)
-            our_name(original)  # a ValueError names what no GLM has
+            original = _original(file, name)
+            if original in where:
+                there, twin = where[original]
+                raise ValueError(f"{file} has {name!r}, and {there.name} has it as {twin!r}.")
+            if file.name not in _SINGLE and listed.get(name) != file:
+                raise ValueError(f"{file} has {name!r}, which the index does not say of it.")
             metas[original], where[original] = shape, (file, name)
-    if missing := sorted(set(files) - {name for _, name in where.values()} - set(_SINGLE)):
+    if missing := sorted(set(listed) - {name for _, name in where.values()} - set(_SINGLE)):
         raise CheckpointDamaged(f"{source}: {missing[0]} is in the index and in no file.")
+    _check_rows(source / CONFIG, config, metas)
     return Weights(
         origin=f"Hugging Face layout in {source}",
         metas=metas,
@@ -78,11 +83,34 @@ def read_huggingface(source: Path) -> Weights:
     )
 
 
+def _original(file: Path, name: str) -> str:
+    """The original's name; a ValueError names the file and what no GLM has."""
+    original = name.removeprefix(PREFIX)
+    try:
+        our_name(original)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}.") from None
+    return original
+
+
+def _check_rows(path: Path, config: Mapping[str, Any], metas: Metas) -> None:
+    words = metas.get("word_embeddings.weight")
+    said = config.get("vocab_size")
+    if words is not None and said is not None and said != words.shape[0]:
+        raise ValueError(
+            f"{path}: vocab_size = {said}, but the weights have {words.shape[0]} rows."
+        )
+
+
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointDamaged(f"{path} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointDamaged(
+            f"{path} is a {type(config).__name__}, not a model's configuration."
+        )
     if config.get("model_type") != "glm" or "num_layers" not in config:
         raise ValueError(
             f"{path} is of {config.get('architectures') or config.get('model_type')!r}, which is "
@@ -91,6 +119,11 @@ def _config(path: Path) -> dict[str, Any]:
     for name, value in _FIXED.items():
         if name in config and config[name] != value:
             raise ValueError(f"{path}: {name} = {config[name]} is not supported, only {value}.")
+    for name in _SIZES:
+        value = config.get(name, 1)
+        kind = int | float if name == "attention_scale" else int
+        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+            raise ValueError(f"{path}: {name} = {value!r} is no size.")
     return config
 
 
@@ -101,7 +134,7 @@ def _files(source: Path) -> dict[str, Path]:
         if (source / single).is_file():
             return {single: source / single}
         if index.is_file():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = _weight_map(index)
             for file in sorted(set(names.values())):
                 if not (source / file).is_file():
                     raise FileNotFoundError(
@@ -111,9 +144,22 @@ def _files(source: Path) -> dict[str, Path]:
     raise FileNotFoundError(f"{source} has neither {' nor '.join(_SINGLE)}.")
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+            return dict(names)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise CheckpointDamaged(f"{index} has no weight_map from names to files: copy it again.")
+
+
 def _shapes(file: Path, mapped: Mapped | None) -> Metas:
     if mapped is not None:
-        return {name: meta(t.shape, t.dtype) for name, t in mapped.state.items()}
+        state = mapped.state
+        if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise ValueError(f"{file} is no mapping from names to weights: no file of a GLM.")
+        return {str(name): meta(t.shape, t.dtype) for name, t in state.items()}
     try:
         with safe_open(file, "pt") as opened:
             return {name: _meta_of(opened, name) for name in opened.keys()}  # noqa: SIM118

@@ -18,6 +18,7 @@ from glmkd_nemo.models.export import plain_glm_config
 _TARGET = "glmkd_nemo.models.modelpt.GLMModelPT"
 _NEEDS_HEADS = ("nemo", "sharded", "huggingface")
 _DERIVED = ("make_vocab_size_divisible_by", "vocab_map")
+_EPSILON = 1e-5  # of the original's and of Hugging Face's program
 _LAYERS = "transformer.layers."
 _LAYER = re.compile(r"transformer\.layers\.(\d+)\.(.+)")
 _ALWAYS = (
@@ -70,6 +71,7 @@ def model_section(request: Request, weights: Weights) -> dict[str, Any]:
         "num_attention_heads": heads,
         "head": _head(request, weights) or told.get("head"),
     }
+    _check_fixed(section, request)
     if request.format == "huggingface":
         check_plain(section)
     plain: Any = OmegaConf.to_container(plain_glm_config(OmegaConf.create(section), _TARGET))
@@ -77,11 +79,17 @@ def model_section(request: Request, weights: Weights) -> dict[str, Any]:
 
 
 def check_complete(weights: Weights) -> None:
-    """That no layer and no weight of a layer is missing.
+    """That no layer and no weight of a layer is missing, and that all are numbers to compute with.
 
     Raises:
-        ValueError: names what is missing.
+        ValueError: names what is missing, or quantized.
     """
+    for name, found in weights.metas.items():
+        if not found.dtype.is_floating_point:
+            raise ValueError(
+                f"{weights.origin}: {name} is {found.dtype}, not floating-point: convert the "
+                "checkpoint as it was before it was quantized."
+            )
     layers: dict[int, set[str]] = {}
     for name in weights.metas:
         if match := _LAYER.fullmatch(name):
@@ -111,10 +119,43 @@ def _sizes(request: Request, weights: Weights) -> dict[str, Any]:
     rows = sizes.pop("vocab_size")
     sizes["make_vocab_size_divisible_by"] = min(rows & -rows, 128)
     if weights.tables is not None:
-        given = request.given.get("vocab_map") or weights.model.get("vocab_map") or {}
-        unmapped = bool(given.get("unmap_output"))
+        unmapped = bool(_unmapped(request, weights))
         sizes["vocab_map"] = {"size": len(weights.tables.kept_ids), "unmap_output": unmapped}
     return sizes
+
+
+def _unmapped(request: Request, weights: Weights) -> bool | None:
+    given = (request.given.get("vocab_map") or {}).get("unmap_output")
+    told = (weights.model.get("vocab_map") or {}).get("unmap_output")
+    if None not in (given, told) and given != told:
+        raise ValueError(f"model.vocab_map.unmap_output={given}, but the source says {told}.")
+    found = told if given is None else given
+    if found is None and (request.format in ("nemo", "sharded") or request.settings.verify):
+        raise ValueError(
+            "whether the head of a model with a vocabulary map is unmapped cannot be seen in its "
+            "tensors: give model.vocab_map.unmap_output=true or false (the original's "
+            "--unmap_vocab_output)."
+        )
+    return None if found is None else bool(found)
+
+
+def known_sizes(request: Request, weights: Weights, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the section ``model``, what tensors, source or user told: no default."""
+    seen = ["hidden_size", "max_position_embeddings", "num_attention_heads"]
+    if f"{_LAYERS}1.{_EVERY_LAYER[0]}" in weights.metas:
+        seen.append("num_layers")
+    known = {name: model[name] for name in seen} | {**weights.model, **request.given}
+    return {**known, "vocab_map": {"unmap_output": _unmapped(request, weights)}}
+
+
+def _check_fixed(section: Mapping[str, Any], request: Request) -> None:
+    """What the other formats' programs have no option for."""
+    epsilon = section["layernorm_epsilon"]
+    if request.format in ("original", "huggingface") and epsilon != _EPSILON:
+        raise ValueError(
+            f"the model has layernorm_epsilon={epsilon}, and the programs that read "
+            f"format={request.format} always use {_EPSILON}: use format=nemo or sharded."
+        )
 
 
 def _heads(request: Request, told: Mapping[str, Any]) -> int | None:

@@ -21,7 +21,7 @@ from glmkd_nemo.checkpoint.archive import (
     read_nemo_config,
 )
 from glmkd_nemo.checkpoint.original_glm import from_original, our_name, to_original
-from glmkd_nemo.checkpoint.sharded import check_whole
+from glmkd_nemo.checkpoint.sharded import CheckpointDamaged, check_whole
 from glmkd_nemo.checkpoint.skeleton import (
     MAP,
     as_stored,
@@ -60,6 +60,7 @@ def read_nemo(source: Path) -> Iterator[Weights]:
         WeightsMismatch: weights that do not fit its configuration, by name.
     """
     cfg: Any = OmegaConf.to_container(read_nemo_config(source), resolve=True)
+    _check_sizes(cfg, source)
     with extracted(source) as folder:
         check_whole(folder / WEIGHTS)
         words = load_tokenizer(folder / TOKENIZER).vocab_size
@@ -81,6 +82,14 @@ def read_nemo(source: Path) -> Iterator[Weights]:
             model={name: cfg[name] for name in SIZES if cfg.get(name) is not None},
             tables=_tables(there, reader),
             tokenizer=folder / TOKENIZER,
+        )
+
+
+def _check_sizes(cfg: Mapping[str, Any], source: Path) -> None:
+    needed = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
+    if wrong := [name for name in needed if type(cfg.get(name)) is not int]:
+        raise CheckpointDamaged(
+            f"{source}: {CONFIG} has {wrong[0]}={cfg.get(wrong[0])!r}, which is no size of a model."
         )
 
 

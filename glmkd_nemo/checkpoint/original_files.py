@@ -1,28 +1,30 @@
-"""Files of the original GLM: ``<folder>/<tag>/mp_rank_XX_model_states.pt``, read.
+"""Checkpoints of the original GLM, read: saved by DeepSpeed or plainly, at any model-parallel size.
 
-Saved by DeepSpeed or plainly, at any model-parallel size; every entry is accounted for by name.
+Every entry of every shard is accounted for by name.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from glmkd_nemo.checkpoint.original_checks import (
+    check_copies,
+    check_number,
+    check_rest,
+    equal,
+    stranger,
+)
 from glmkd_nemo.checkpoint.original_glm import our_name
-from glmkd_nemo.checkpoint.partition import kind_of, merge, whole_shape
-from glmkd_nemo.checkpoint.pickles import Mapped
+from glmkd_nemo.checkpoint.original_shards import MAP, NONPARAMETERS, Shard, find_shards, tag_of
+from glmkd_nemo.checkpoint.partition import is_replicated, kind_of, merge, whole_shape
 from glmkd_nemo.checkpoint.whole import EXTRA, Metas, Weights, meta
 from glmkd_nemo.models.vocab_map import from_original
 
-SHARD = "mp_rank_{:02d}_model_states.pt"
-TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
-MODULE, NONPARAMETERS, MAP = "module", "important_nonparameters", "glm.map_vocab_paras"
 KNOWN = {  # entries of a file beside its weights, of plain saves and of DeepSpeed's
     *("iteration", "total_iters", "optimizer", "lr_scheduler", "client_lr_scheduler", "args"),
     *("random_rng_state", "np_rng_state", "torch_rng_state", "cuda_rng_state"),
@@ -32,79 +34,7 @@ KNOWN = {  # entries of a file beside its weights, of plain saves and of DeepSpe
     *("dp_world_size", "mp_world_size", "ds_config", "ds_version", "data_sampler"),
     *("random_ltd", "zero_optimizer_state"),
 }
-_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
-_WRAPPERS = re.compile(r"((module|model|origin_model)\.)+")
-
-
-def find_shards(source: Path, tag: str | None = None) -> list[Path]:
-    """Files of a checkpoint by rank.
-
-    Args:
-        source: folder with a tracker file, the folder of a tag, or one of its files.
-        tag: which one of the folder (default: what the tracker says).
-
-    Raises:
-        FileNotFoundError: there is no checkpoint, or a shard is missing.
-    """
-    if source.is_file():
-        if not _FILE.fullmatch(source.name):
-            return [source]
-        source = source.parent
-    folder = _folder(source, tag)
-    found = {int(m[1]): f for f in folder.iterdir() if (m := _FILE.fullmatch(f.name))}
-    if not found:
-        raise FileNotFoundError(f"{folder} has no {SHARD.format(0)}: give a checkpoint's folder.")
-    for rank in range(max(found) + 1):
-        if rank not in found:
-            raise FileNotFoundError(
-                f"{folder / SHARD.format(rank)} is missing: of {max(found) + 1} shards there are "
-                f"{len(found)}. Copy it too."
-            )
-    return [found[rank] for rank in sorted(found)]
-
-
-def _folder(source: Path, tag: str | None) -> Path:
-    if tag is None and source.is_dir() and any(_FILE.fullmatch(f.name) for f in source.iterdir()):
-        return source
-    tracker = next((source / name for name in TRACKERS if (source / name).is_file()), None)
-    if tag is None and tracker is not None:
-        tag = tracker.read_text(encoding="utf-8").strip()
-    if tag is None:
-        raise FileNotFoundError(
-            f"{source} is no checkpoint of the original GLM: it has neither {TRACKERS[0]} nor "
-            f"{SHARD.format(0)}."
-        )
-    if not (source / tag).is_dir():
-        raise FileNotFoundError(f"{source} has no folder {tag!r}, the tag asked for.")
-    return source / tag
-
-
-class _Shard:
-    """One file, its weights by their plain names."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.file = path, Mapped(path)
-        state = self.file.state
-        module = state.get(MODULE) if isinstance(state, dict) else None
-        if not isinstance(module, Mapping) or not module:
-            raise ValueError(f"{path} has no weights under {MODULE!r}: no file of a GLM.")
-        tensors = {str(n): t for n, t in module.items() if isinstance(t, Tensor)}
-        self.names = {_plain(name): name for name in tensors}
-        if len(self.names) < len(tensors):
-            twice = next(name for name in tensors if self.names[_plain(name)] != name)
-            raise ValueError(f"{path} has {_plain(twice)!r} twice, once as {twice!r}.")
-        self.metas = {_plain(n): meta(t.shape, t.dtype) for n, t in tensors.items()}
-        self.odd = [str(n) for n, t in module.items() if not isinstance(t, Tensor)]
-        self.rest = {str(name): value for name, value in state.items() if name != MODULE}
-
-    def tensor(self, name: str) -> Tensor:
-        found: Tensor = self.file.state[MODULE][self.names[name]]
-        self.file.used(found.nbytes)
-        return found
-
-
-def _plain(name: str) -> str:
-    return _WRAPPERS.sub("", name, count=1) if _WRAPPERS.match(name) else name
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def read_original(
@@ -116,52 +46,72 @@ def read_original(
     """A checkpoint of the original GLM.
 
     Args:
-        source, tag: see :func:`find_shards`.
-        drop: patterns (``student.*``) of entries to leave out.
+        source, tag: see :func:`~.original_shards.find_shards`.
+        drop: patterns (``student.*``) of methods' parameters, and of entries that no GLM has, to
+            leave out.
         replicas: ``equal`` refuses shards that differ in what all should have alike, ``first``
             takes it from the first.
 
     Raises:
-        FileNotFoundError, CheckpointDamaged: a file is missing or cannot be read, by name.
+        FileNotFoundError, CheckpointDamaged, CheckpointRefused: a file is missing or cannot be
+            read, by name.
         ValueError: entries that no GLM has, or shards of different models, by name.
     """
-    shards = [_Shard(path) for path in find_shards(source, tag)]
+    shards = [Shard(path) for path in find_shards(source, tag)]
     first = shards[0].rest
-    metas, extras, dropped = _accounted(shards, drop)
-    _check_number(shards, metas)
-    paras = (first.get(NONPARAMETERS) or {}).get(MAP)
+    args = _plain_args(first.get("args"))
+    fit = bool(args.get("tinybert_fit_parallel"))
+    metas, extras, dropped = _accounted(shards, drop, fit)
+    check_number(shards, metas)
+    paras = check_rest(shards)
+    check_copies(shards, metas)
     return Weights(
         origin=f"original GLM, {len(shards)} model-parallel shard(s) in {shards[0].path.parent}",
         metas=metas,
-        read=lambda name: _merged(name, shards, replicas),
-        model=_from_args(first.get("args")),
-        tables=from_original(paras) if paras else None,
-        original_tables=paras or {},
+        read=lambda name: _merged(name, shards, replicas, fit),
+        model=_from_args(args, shards[0].path, mapped=bool(paras)),
+        tables=from_original(dict(paras)) if paras else None,
+        original_tables=paras,
         extras=extras,
         not_weights=tuple(name for name in first if name in KNOWN and name != NONPARAMETERS),
         dropped=dropped,
         iteration=_number(first.get("iteration")),
+        tag=tag_of(shards[0].path),
+        args=args,
     )
 
 
 def _accounted(
-    shards: Sequence[_Shard], drop: Sequence[str]
+    shards: Sequence[Shard], drop: Sequence[str], fit: bool
 ) -> tuple[Metas, Metas, tuple[str, ...]]:
     """Weights, what methods have besides, and names that are left out: every entry is in one."""
-    first, names = shards[0], _same_everywhere(shards)
-    beside = first.rest.get(NONPARAMETERS) or {}
+    names = _same_everywhere(shards, fit)
     extras = {name: shape for name, shape in names.items() if name.startswith(EXTRA)}
     metas = {n: shape for n, shape in names.items() if n not in extras and _is_known(n)}
-    unknown = [n for n in (*first.rest, *first.odd) if n not in KNOWN]
-    unknown += [f"{NONPARAMETERS}.{name}" for name in beside if name != MAP]
-    unknown += [name for name in names if name not in extras and name not in metas]
-    dropped = [n for n in (*unknown, *extras) if any(fnmatch.fnmatch(n, p) for p in drop)]
-    if unknown := [name for name in unknown if name not in dropped]:
-        raise ValueError(
-            f"{first.path} has {len(unknown)} entries that no GLM has: {', '.join(unknown[:8])}. "
-            f"Name them in drop=[{unknown[0]}] to leave them out."
-        )
-    return metas, {n: t for n, t in extras.items() if n not in dropped}, tuple(dropped)
+    strange = [name for name in names if name not in extras and name not in metas]
+    dropped = [n for n in extras if _matches(n, drop)]
+    for shard in shards:
+        unknown = [n for n in (*shard.rest, *shard.odd) if n not in KNOWN]
+        unknown += [f"{NONPARAMETERS}.{name}" for name in shard.nonparameters if name != MAP]
+        unknown += strange
+        dropped += [name for name in unknown if _matches(name, drop)]
+        if unknown := [name for name in unknown if name not in dropped]:
+            raise ValueError(
+                f"{shard.path} has {len(unknown)} entries that no GLM has: "
+                f"{', '.join(unknown[:8])}. Name them in drop=[{unknown[0]}] to leave them out."
+            )
+    for pattern in drop:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in dropped):
+            raise ValueError(
+                f"drop=[{pattern}] is the name of nothing that can be left out: methods' "
+                f"parameters ({EXTRA}*) and entries that no GLM has can."
+            )
+    kept = {n: t for n, t in extras.items() if n not in dropped}
+    return metas, kept, tuple(dict.fromkeys(dropped))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_known(name: str) -> bool:
@@ -176,62 +126,58 @@ def _number(value: Any) -> int | None:
     return int(value) if isinstance(value, int) else None
 
 
-def _same_everywhere(shards: Sequence[_Shard]) -> Metas:
+def _same_everywhere(shards: Sequence[Shard], fit: bool) -> Metas:
     """Whole shapes by name; all shards have the same names and shapes."""
     first = shards[0]
     for other in shards[1:]:
         if odd := sorted(first.metas.keys() ^ other.metas.keys()):
             has = "lacks" if odd[0] in first.metas else "has, unlike its neighbours,"
-            raise ValueError(
-                f"{other.path} is a shard of another model than {first.path.name}: it {has} "
-                f"{odd[0]} ({len(odd)} such). Put the shards of one checkpoint together."
-            )
+            raise stranger(other, first, f"it {has} {odd[0]} ({len(odd)} such)")
         for name, tensor in first.metas.items():
             there = other.metas[name]
             if (there.shape, there.dtype) != (tensor.shape, tensor.dtype):
-                raise ValueError(
-                    f"{other.path} is a shard of another model than {first.path.name}: {name} is "
-                    f"{tuple(there.shape)} {there.dtype} there and {tuple(tensor.shape)} "
-                    f"{tensor.dtype} here. Put the shards of one checkpoint together."
-                )
+                what = f"{name} is {tuple(there.shape)} {there.dtype} there and "
+                raise stranger(other, first, f"{what}{tuple(tensor.shape)} {tensor.dtype} here")
     size = len(shards)
-    shapes = {n: (whole_shape(n, t.shape, size), t.dtype) for n, t in first.metas.items()}
+    shapes = {n: (whole_shape(n, t.shape, size, fit), t.dtype) for n, t in first.metas.items()}
     return {name: meta(*shape) for name, shape in shapes.items()}
 
 
-def _check_number(shards: Sequence[_Shard], metas: Metas) -> None:
-    """That no shard at the end is missing: the attention's output projection is a square."""
-    here, folder = len(shards), shards[0].path.parent
-    for name, whole in metas.items():
-        if name.endswith("attention.dense.weight") and whole.shape[0] != whole.shape[1]:
-            needed = whole.shape[0] * here // whole.shape[1]
-            if needed > here:
-                raise FileNotFoundError(
-                    f"{folder / SHARD.format(here)} is missing: {name} tells of {needed} shards, "
-                    f"of which there are {here}. Copy all of them."
-                )
-            raise ValueError(f"{folder}: {name} of {needed} shards, but there are {here}.")
-
-
-def _merged(name: str, shards: Sequence[_Shard], replicas: str) -> Tensor:
+def _merged(name: str, shards: Sequence[Shard], replicas: str, fit: bool) -> Tensor:
     parts = [shard.tensor(name) for shard in shards]
-    if kind_of(name) == "whole" and replicas == "equal":
+    known = is_replicated(name)
+    if kind_of(name, fit) == "whole" and not (known and replicas == "first"):
         for shard, part in zip(shards[1:], parts[1:], strict=True):
-            if not torch.equal(part, parts[0]):
+            if not equal(part, parts[0]):
+                remedy = (
+                    "a shard of another model. If it drifted in training, replicas=first takes "
+                    "the first one's"
+                    if known
+                    else f"how it is divided is not known: leave it out by drop=[{name}]"
+                )
                 raise ValueError(
                     f"{shard.path}: {name} differs from the one of {shards[0].path.name}, though "
-                    "all ranks share it: a shard of another model. If it drifted in training, "
-                    "replicas=first takes the first one's."
+                    f"all ranks should share it: {remedy}."
                 )
-    return merge(name, parts)
+    return merge(name, parts, fit)
 
 
-def _from_args(args: Any) -> dict[str, Any]:
-    """Sizes that saved options tell and tensors do not."""
-    keys = {
-        "num_attention_heads": "num_attention_heads",
-        "num_layers": "num_layers",
-        "attention_scale": "attention_scale",
-    }
+def _plain_args(args: Any) -> dict[str, Any]:
+    """Saved options that are plain values."""
     values = vars(args) if hasattr(args, "__dict__") else {}
-    return {ours: values[name] for name, ours in keys.items() if values.get(name) is not None}
+    return {str(n): v for n, v in values.items() if isinstance(v, _PLAIN)}
+
+
+def _from_args(args: Mapping[str, Any], path: Path, mapped: bool) -> dict[str, Any]:
+    """Sizes that saved options tell and tensors do not."""
+    found: dict[str, Any] = {}
+    for name in ("num_attention_heads", "num_layers", "attention_scale"):
+        value = args.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str | bool) or not value > 0:
+            raise ValueError(f"{path}: its saved args have {name}={value!r}, which is no size.")
+        found[name] = value
+    if mapped and isinstance(args.get("unmap_vocab_output"), bool):
+        found["vocab_map"] = {"unmap_output": args["unmap_vocab_output"]}
+    return found

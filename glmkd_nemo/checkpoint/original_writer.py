@@ -6,6 +6,7 @@ through a shared mapping. All shards are open at once, so a weight is read once.
 
 from __future__ import annotations
 
+import argparse
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,37 +16,46 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from glmkd_nemo.checkpoint.original_files import MAP, MODULE, NONPARAMETERS, SHARD, TRACKERS
+from glmkd_nemo.checkpoint.original_shards import MAP, MODULE, NONPARAMETERS, SHARD, TRACKERS
 from glmkd_nemo.checkpoint.partition import part_shape, split
 from glmkd_nemo.checkpoint.pickles import Mapped
 from glmkd_nemo.checkpoint.whole import Weights
 from glmkd_nemo.models.vocab_map import Tables
 
 _CLASSIFIER = ("pool_layer.", "multichoice_head.")
+_OPTIONS = (
+    *("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"),
+    "attention_scale",
+)
 _MULTIPLE = 128  # the original's tables have an entry for each row of its padded vocabulary
 
 
-def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
-    """Writes ``<folder>/<iteration>/mp_rank_XX_model_states.pt`` and the tracker file.
+def write_original(
+    weights: Weights, folder: Path, size: int = 1, model: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``<folder>/<tag>/mp_rank_XX_model_states.pt`` and the tracker file.
 
     Args:
         weights: of any source; methods' own parameters (``student.*``) go with them.
         folder: exists.
         size: model-parallel size.
+        model: its sizes, keys of the section ``model``, as far as they are known.
 
     Raises:
         ValueError: a weight cannot be divided so, by name.
         OSError: the disk is full or not writable.
     """
     metas = {**weights.metas, **weights.extras}
-    parts = {n: (part_shape(n, t.shape, size), t.dtype) for n, t in metas.items()}
+    fit = bool(weights.args.get("tinybert_fit_parallel"))
+    parts = {n: (part_shape(n, t.shape, size, fit), t.dtype) for n, t in metas.items()}
     # a fine-tuned classifier wraps the model, and the original's names show it
     wrapped = any(name.startswith(_CLASSIFIER) for name in metas)
     names = {n: n if not wrapped or n.startswith(_CLASSIFIER) else f"model.{n}" for n in metas}
-    tag = str(weights.iteration or 0)
+    tag = weights.tag or str(weights.iteration or 0)
     (folder / tag).mkdir(parents=True)
     files = [folder / tag / SHARD.format(rank) for rank in range(size)]
     rest: dict[str, Any] = {"iteration": weights.iteration or 0, "mp_world_size": size}
+    rest["args"] = argparse.Namespace(**_args(weights, model or {}))
     tables = dict(weights.original_tables)
     if weights.tables is not None and not tables:
         tables = _tables(weights.tables)
@@ -56,10 +66,19 @@ def write_original(weights: Weights, folder: Path, size: int = 1) -> None:
         for name, table in tables.items():
             shard.state[NONPARAMETERS][MAP][name].copy_(table)
     for name in metas:
-        for shard, part in zip(shards, split(name, weights.read(name), size), strict=True):
+        for shard, part in zip(shards, split(name, weights.read(name), size, fit), strict=True):
             shard.state[MODULE][names[name]].copy_(part)
             shard.used(part.nbytes)
     (folder / TRACKERS[0]).write_text(tag, encoding="utf-8")
+
+
+def _args(weights: Weights, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the original would save them: what tensors do not tell must not be lost."""
+    found = {name: model[name] for name in _OPTIONS if model.get(name) is not None}
+    unmapped = (model.get("vocab_map") or {}).get("unmap_output")
+    if weights.tables is not None and unmapped is not None:
+        found["unmap_vocab_output"] = bool(unmapped)
+    return {**weights.args, **found}
 
 
 def _write_open(

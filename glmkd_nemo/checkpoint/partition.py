@@ -19,35 +19,56 @@ _ROWS = re.compile(
     r"(.*\.)?word_embeddings\.weight|(.*\.)?(compress|decompress|ib)_emb_mlp\.(weight|bias)"
     r"|.*\.(dense_h_to_4h|ib_linear_in|ib_linear_out)\.(weight|bias)"
     r"|student\.(.*\.)?[st]_fit_dense(_\d+)?(\.\d+)?\.(weight|bias)"
+    r"|student\.(.*\.)?multi_teacher_model\.fit_dense_\d+\.(weight|bias)"
 )
+_FIT = re.compile(
+    r"student\.((?!multi_teacher_model).*\.)?fit_dense(_\d+)?\.(weight|bias)"
+)  # TinyBERT's
 _COLUMNS = re.compile(
     r".*\.(attention\.dense|dense_4h_to_h)\.weight|student\..*\.agent_mt_soft\.weight"
 )
 
 
-def kind_of(name: str) -> str:
-    """``thirds``, ``rows``, ``columns`` or ``whole``, of an original name."""
+def kind_of(name: str, fit_parallel: bool = False) -> str:
+    """``thirds``, ``rows``, ``columns`` or ``whole``, of an original name.
+
+    Args:
+        name: of a weight.
+        fit_parallel: TinyBERT's ``fit_dense`` is column-parallel (the original's
+            ``--tinybert_fit_parallel``).
+    """
+    if fit_parallel and _FIT.fullmatch(name):
+        return "rows"
     for kind, pattern in (("thirds", _THIRDS), ("rows", _ROWS), ("columns", _COLUMNS)):
         if pattern.fullmatch(name):
             return kind
     return "whole"
 
 
-def whole_shape(name: str, part: Sequence[int], size: int) -> tuple[int, ...]:
+def is_replicated(name: str) -> bool:
+    """Whether all ranks are known to have a weight whole; of methods' own, it is not known."""
+    return kind_of(name) == "whole" and not name.startswith("student.")
+
+
+def whole_shape(
+    name: str, part: Sequence[int], size: int, fit_parallel: bool = False
+) -> tuple[int, ...]:
     """Shape of a weight of which one of ``size`` ranks has ``part``."""
-    kind, shape = kind_of(name), list(part)
+    kind, shape = kind_of(name, fit_parallel), list(part)
     if kind != "whole":
         shape[1 if kind == "columns" else 0] *= size
     return tuple(shape)
 
 
-def part_shape(name: str, whole: Sequence[int], size: int) -> tuple[int, ...]:
+def part_shape(
+    name: str, whole: Sequence[int], size: int, fit_parallel: bool = False
+) -> tuple[int, ...]:
     """Shape of one rank's part.
 
     Raises:
         ValueError: the weight cannot be divided so, by name.
     """
-    kind, shape = kind_of(name), list(whole)
+    kind, shape = kind_of(name, fit_parallel), list(whole)
     if kind == "whole":
         return tuple(shape)
     dim = 1 if kind == "columns" else 0
@@ -60,9 +81,9 @@ def part_shape(name: str, whole: Sequence[int], size: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def merge(name: str, parts: Sequence[Tensor]) -> Tensor:
+def merge(name: str, parts: Sequence[Tensor], fit_parallel: bool = False) -> Tensor:
     """The whole weight of its parts, by rank; of a weight that all have whole, the first."""
-    kind = kind_of(name)
+    kind = kind_of(name, fit_parallel)
     if len(parts) == 1 or kind == "whole":
         return parts[0]
     if kind == "thirds":
@@ -71,14 +92,14 @@ def merge(name: str, parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts), 1 if kind == "columns" else 0)
 
 
-def split(name: str, whole: Tensor, size: int) -> list[Tensor]:
+def split(name: str, whole: Tensor, size: int, fit_parallel: bool = False) -> list[Tensor]:
     """Parts of a weight by rank; the inverse of :func:`merge`.
 
     Raises:
         ValueError: the weight cannot be divided so, by name.
     """
-    part_shape(name, whole.shape, size)
-    kind = kind_of(name)
+    part_shape(name, whole.shape, size, fit_parallel)
+    kind = kind_of(name, fit_parallel)
     if size == 1 or kind == "whole":
         return [whole] * size
     if kind == "thirds":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from glmkd_nemo.checkpoint import archive
 from glmkd_nemo.checkpoint.huggingface import CONFIG
-from glmkd_nemo.checkpoint.original_files import SHARD, TRACKERS
+from glmkd_nemo.checkpoint.original_shards import SHARD, TRACKERS
 
 _WEIGHTS = (".safetensors", ".bin")
 

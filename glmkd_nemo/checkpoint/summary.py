@@ -6,6 +6,8 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from glmkd_nemo.checkpoint.convert import convert, read_any, tokenizer_of
 from glmkd_nemo.checkpoint.convert_settings import Request, load_request
+from glmkd_nemo.checkpoint.inferred import model_section
 from glmkd_nemo.checkpoint.whole import Weights
 
 USER_ERROR = 2
@@ -44,11 +47,12 @@ def _verified(request: Request, weights: Weights, model: dict[str, Any]) -> str:
 
     if request.format in ("nemo", "sharded"):
         words = int(tokenizer_of(request, weights).vocab_size)
-        after = logits_of_nemo(request.target, model, words)
+        after = logits_of_nemo(request.target, words)
     else:
         words = vocabulary(weights)
         with read_any(request.target) as written:
-            after = logits_of(written, model, words)
+            # the target has to tell all by itself
+            after = logits_of(written, model_section(replace(request, given={}), written), words)
     before = logits_of(weights, model, words)
     # the original's model gives logits of the rows that pad its vocabulary as well
     width = min(before.shape[-1], after.shape[-1])
@@ -57,7 +61,7 @@ def _verified(request: Request, weights: Weights, model: dict[str, Any]) -> str:
         worst = float((before - after).abs().max())
         raise ValueError(
             f"{request.target}: its logits differ from the source's by up to {worst:.3g}; the file "
-            "is kept. Was the number of heads right?"
+            "is kept, and must not be used."
         )
     return f"logits before = after, bit by bit, over {before.numel():,} values"
 
@@ -101,11 +105,11 @@ def summary(weights: Weights, model: dict[str, Any], request: Request) -> dict[s
         kept, of_all = (len(table) for table in weights.tables)
         rows["vocabulary map"] = f"{kept} of {of_all} tokens have rows"
     if weights.extras:
-        rows["of methods"] = f"{len(weights.extras)}: {_some(list(weights.extras))}"
+        rows["of methods"] = _counted(weights.extras)
     if weights.dropped:
-        rows["dropped, as asked"] = f"{len(weights.dropped)}: {_some(list(weights.dropped))}"
+        rows["dropped, as asked"] = _counted(weights.dropped)
     if weights.not_weights:
-        rows["no weights"] = f"{len(weights.not_weights)}: {_some(list(weights.not_weights))}"
+        rows["no weights, left out"] = _counted(weights.not_weights)
     return rows
 
 
@@ -127,6 +131,7 @@ def _sizes(model: dict[str, Any], weights: Weights) -> str:
     return ", ".join(found)
 
 
-def _some(names: list[str]) -> str:
+def _counted(found: Iterable[str]) -> str:
+    names = list(found)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
+    return f"{len(names)}: {', '.join(names[:_SHOWN])}{more}"

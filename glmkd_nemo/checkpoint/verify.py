@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from glmkd_nemo.checkpoint.archive import WEIGHTS, extracted
+from glmkd_nemo.checkpoint.archive import WEIGHTS, extracted, read_nemo_config
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole
 from glmkd_nemo.checkpoint.weights import load_sharded
 from glmkd_nemo.checkpoint.whole import Weights
@@ -37,8 +38,9 @@ def logits_of(weights: Weights, model: Mapping[str, Any], words: int) -> Tensor:
     return _logits(net, words)
 
 
-def logits_of_nemo(source: Path, model: Mapping[str, Any], words: int) -> Tensor:
+def logits_of_nemo(source: Path, words: int) -> Tensor:
     """The same of a ``.nemo`` or a sharded folder of ``words`` tokens, loaded as scripts do."""
+    model: Any = OmegaConf.to_container(read_nemo_config(source), resolve=True)
     net = _built(model, words)
     with extracted(source) as folder:
         load_sharded(net, folder / WEIGHTS, label=str(source))

@@ -31,6 +31,8 @@ class Weights:
         not_weights: what else was found there, by name (optimizer, random states ...).
         dropped: names left out because the user said so.
         iteration: of the run that saved it.
+        tag: of the original's folder.
+        args: the original's saved options, as far as they are plain values.
         tokenizer: folder of a saved tokenizer.
     """
 
@@ -44,6 +46,8 @@ class Weights:
     not_weights: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     iteration: int | None = None
+    tag: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Path | None = None
 
     @property

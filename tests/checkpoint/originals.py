@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ MAPPED = "map_vocab64_decoder_2x32"
 ITERATION = 120
 WORDS = 128
 HEADS = "model.num_attention_heads=4"
+MAPPED_HEAD = "model.vocab_map.unmap_output=false"
 
 
 def weights_of(model: str, root: Path = GOLDEN) -> dict[str, Tensor]:
@@ -71,7 +73,8 @@ def write(
 def read_module(folder: Path) -> dict[str, Tensor]:
     """Weights of the one shard of a checkpoint, read by PyTorch alone."""
     (file,) = folder.glob("*/mp_rank_*_model_states.pt")
-    return torch.load(file, weights_only=True)["module"]
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(file, weights_only=True)["module"]
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
