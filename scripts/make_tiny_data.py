@@ -15,7 +15,8 @@ if __name__ == "__main__":
     from glmkd_nemo.recipe.tiny_data import make_tiny_data
 
     if len(sys.argv) != 2:
-        sys.exit(__doc__)
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     try:
         print(f"wrote {make_tiny_data(sys.argv[1])}")
     except (ValueError, OSError) as error:

@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+    """Runs the command line; exit code 0, or 2 (a user's error, as all scripts have it)."""
     args = parse(argv)
     config = TokenizerConfig(
         type=args.tokenizer,
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{made.path}: {made.tokens} tokens, {made.used} different; {made.kept} come first")
     if made.unknown:
         print(f"no single token, so not kept: {', '.join(made.unknown)}")
