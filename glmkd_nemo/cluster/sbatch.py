@@ -2,103 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from glmkd_nemo.cluster.body import BODY
 from glmkd_nemo.cluster.resolve import SCHEMAS
 from glmkd_nemo.cluster.settings import ROOT, SlurmSettings
+from glmkd_nemo.config.strict import ConfigError
 from glmkd_nemo.recipe.plan import Stage
-
-# Nothing below depends on the stage: scripts/slurm/*.sbatch, written by hand, end with this too.
-BODY = r"""
-# ==== The same for every stage: fit nodes, the stage, what its end means ====
-logs=$folder/logs
-mkdir -p "$logs"
-cut_off=$logs/cut_off-$SLURM_JOB_ID  # a line for every time that this job was cut off
-trap : TERM  # is for the processes that train: this script lives on, to requeue the job
-
-say() { echo "$(date '+%F %T') job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0}: $*"; }
-of_job() { squeue --noheader --job "$SLURM_JOB_ID" --format "$1"; }
-
-requeue() {  # [NODE,NODE]: this job once more, without these nodes
-  local state unfit
-  state=$(of_job %T)
-  if [ "$state" != RUNNING ]; then  # cancelled by somebody, or requeued by Slurm itself
-    say "is ${state:-gone}: not requeued"
-    exit 1
-  fi
-  unfit=$(of_job %x | grep -v null | cat - <(echo "$1") | grep . | paste -sd, -)
-  say "requeued${1:+ without $unfit}"
-  scontrol requeue "$SLURM_JOB_ID" || exit 1
-  # Slurm lets only a pending job exclude nodes: this one is pending from here on
-  [ -z "$1" ] || for _ in 1 2 3 4 5; do
-    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$unfit" && break
-    sleep 1
-  done
-  exit 1
-}
-
-again() {  # REASON [NODE,NODE]: requeued, if that was not done too often
-  say "$1"
-  if [ "$(cat "$cut_off" 2>/dev/null | wc -l)" -ge "$max_requeues" ]; then
-    say "given up after $max_requeues requeues (max_requeues)"
-    exit 1
-  fi
-  say "$1" >>"$cut_off"
-  requeue "$2"
-}
-
-if [ -e "$result" ]; then
-  say "complete before: $result"
-  exit 0
-fi
-
-nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
-if [ ${#check[@]} -gt 0 ]; then
-  declare -A checks
-  unfit=()
-  for node in "${nodes[@]}"; do
-    srun "${container[@]}" --nodes=1 --ntasks=1 --nodelist="$node" --time=10 "${check[@]}" &
-    checks[$node]=$!
-  done
-  for node in "${nodes[@]}"; do
-    wait "${checks[$node]}" || unfit+=("$node")
-  done
-  [ ${#unfit[@]} -eq 0 ] || again "unfit nodes: ${unfit[*]}" "$(IFS=,; echo "${unfit[*]}")"
-fi
-
-MASTER_ADDR=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address |
-  awk '{print $1}')
-MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-export MASTER_ADDR MASTER_PORT
-[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-
-say "starts on ${nodes[*]}"
-srun "${container[@]}" --kill-on-bad-exit=1 --open-mode=append \
-  --output="$logs/%x-%j-%n-%t.log" "${command[@]}"
-code=$?
-if [ -e "$result" ]; then  # a rank that was cut off now had nothing left to do
-  say "complete: $result"
-  exit 0
-fi
-case $code in
-  0)
-    say "ended without $result"
-    exit 1
-    ;;
-  2)
-    say "a mistake in the command, see $logs: not requeued"
-    exit 2
-    ;;
-  130)
-    say "stopped with a checkpoint"
-    requeue
-    ;;
-  *) again "cut off (code $code)" ;;
-esac
-"""
 
 
 def job_script(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) -> str:
@@ -109,9 +23,13 @@ def job_script(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) 
         stage: what is run.
         cluster: where.
         folder: the directory that the job starts in.
+
+    Raises:
+        ConfigError: an option of sbatch with a line break.
     """
-    header = "\n".join(f"#SBATCH {option}" for option in _options(recipe, stage, cluster, folder))
-    settings = "\n".join(_settings(stage, cluster))
+    options = _options(recipe, stage, cluster, folder)
+    header = "\n".join(f"#SBATCH {_for_sbatch(option)}" for option in options)
+    settings = "\n".join(_settings(stage, cluster, folder))
     title = (
         f"# Stage {stage.name} of {recipe}, written by scripts/launch.py: submit it with sbatch."
     )
@@ -133,6 +51,34 @@ def gpus_per_node(stage: Stage, cluster: SlurmSettings) -> int:
     return stage.devices if "gpu" in (cluster.gres or "") else 0
 
 
+def time_limit(stage: Stage, cluster: SlurmSettings) -> str:
+    """``times`` has the stage's full name, or what stands before ``_TASK`` in it."""
+    keys = [key for key in cluster.times if is_of(key, stage.name)]
+    return cluster.times[max(keys, key=len)] if keys else cluster.time
+
+
+def is_of(key: str, name: str) -> bool:
+    """Whether a key of ``times`` is a stage's: its name, or that of it without a task."""
+    return name == key or name.startswith(f"{key}_")
+
+
+def container_options(cluster: SlurmSettings, folder: Path) -> Iterator[str]:
+    """Options of srun for the container, if there is one, which starts in ``folder``."""
+    if cluster.container.image:
+        yield f"--container-image={cluster.container.image}"
+        yield f"--container-mounts={','.join(mounts(cluster, folder))}"
+        yield f"--container-workdir={folder}"  # else the image's own
+        yield from cluster.container.options
+
+
+def mounts(cluster: SlurmSettings, folder: Path) -> list[str]:
+    """The container's mounts, with ``folder``: relative paths of a stage are below it."""
+    given = cluster.container.mounts
+    inside = [(mount.split(":") + mount.split(":"))[1] for mount in given]  # SRC:DST, or SRC alone
+    there = any(folder.is_relative_to(PurePosixPath(place)) for place in inside)
+    return [*given, *([] if there else [f"{folder}:{folder}"])]
+
+
 def _options(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) -> Iterator[str]:
     yield f"--job-name={job_name(recipe, stage)}"
     yield f"--nodes={stage.nodes}"
@@ -142,7 +88,7 @@ def _options(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) ->
         "gres": gres,
         "cpus-per-task": cluster.cpus_per_task,
         "mem": cluster.mem,
-        "time": cluster.times.get(stage.name, cluster.time),
+        "time": time_limit(stage, cluster),
         "account": cluster.account,
         "partition": cluster.partition,
         "qos": cluster.qos,
@@ -154,21 +100,34 @@ def _options(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) ->
         yield "--exclusive"
     for name, value in cluster.options.items():
         yield f"--{name}" if value is True else f"--{name}={value}"
-    yield f"--signal=TERM@{cluster.signal_seconds}"
+    yield f"--signal=B:TERM@{cluster.signal_seconds}"
     yield "--requeue"
     yield "--open-mode=append"
     yield f"--chdir={folder}"
-    yield f"--output={stage.folder}/logs/%x-%j.log"
+    yield f"--output={str(stage.folder).replace('%', '%%')}/logs/%x-%j.log"
 
 
-def _settings(stage: Stage, cluster: SlurmSettings) -> Iterator[str]:
+def _for_sbatch(option: str) -> str:
+    """An option as sbatch reads it in a script: with the quotes and backslashes of a shell."""
+    if "\n" in option:
+        raise ConfigError(
+            f"{option!r}: sbatch takes no line break in an option, write it as one line"
+        )
+    if re.fullmatch(r"[\w@%+=:,./-]*", option):
+        return option
+    name, equals, value = option.partition("=")
+    escaped = re.sub(r'([\\"])', r"\\\1", value)
+    return f'{name}{equals}"{escaped}"'
+
+
+def _settings(stage: Stage, cluster: SlurmSettings, folder: Path) -> Iterator[str]:
     repository = cluster.repository or str(ROOT)
     python = cluster.python or ("python" if cluster.container.image else sys.executable)
     yield f"repository={shlex.quote(repository)}"
     yield f"folder={shlex.quote(str(stage.folder))}"
     yield f"result={shlex.quote(str(stage.result))}  # when it is there, the stage is complete"
     yield f"max_requeues={cluster.max_requeues}"
-    yield f"container=({_words(_container(cluster))})"
+    yield f"container=({_words(container_options(cluster, folder))})"
     if cluster.check_nodes:
         gpus = gpus_per_node(stage, cluster)
         yield f'check=({shlex.quote(python)} "$repository/glmkd_nemo/cluster/node.py"'
@@ -184,14 +143,6 @@ def _settings(stage: Stage, cluster: SlurmSettings) -> Iterator[str]:
     yield ")"
     yield from (f"export {name}={shlex.quote(str(v))}" for name, v in cluster.env.items())
     yield from cluster.setup
-
-
-def _container(cluster: SlurmSettings) -> Iterator[str]:
-    if cluster.container.image:
-        yield f"--container-image={cluster.container.image}"
-        if cluster.container.mounts:
-            yield f"--container-mounts={','.join(cluster.container.mounts)}"
-        yield from cluster.container.options
 
 
 def _words(words: Iterable[str]) -> str:

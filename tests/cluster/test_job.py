@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from glmkd_nemo.cluster.sbatch import BODY
+from glmkd_nemo.cluster.body import BODY
 
 TOP = """\
 folder={folder}
@@ -21,10 +21,15 @@ command=(train)
 SRUN = """\
 #!/bin/bash
 case "$*" in
-  *check) [[ "$*" != *nodelist=$UNFIT\\ * ]] ;;
-  *hostname*) echo 10.0.0.1 other ;;
+  *check) [[ $UNFIT != all && "$*" != *nodelist=$UNFIT\\ * ]] ;;
+  *hostname*) echo "$ADDRESS" ;;
   *train)
     echo "$MASTER_ADDR:$MASTER_PORT" >>"$FOLDER/trained"
+    [ -z "$SAVES" ] || touch "$FOLDER/checkpoints/step=$SAVES"
+    if [ -n "$TERM_JOB" ]; then
+      kill -TERM $PPID
+      until [ -e "$FOLDER/scancel" ]; do sleep 0.02; done
+    fi
     [ "$CODE" != 0 ] || touch "$FOLDER/model.nemo"
     exit "$CODE" ;;
 esac
@@ -36,6 +41,9 @@ if [ "$1" = show ]; then printf 'n1\\nn2\\n'; else echo "$*" >>"$FOLDER/scontrol
 """
 
 
+SCANCEL = '#!/bin/bash\necho "$*" >>"$FOLDER/scancel"\n'
+
+
 class Job:
     """Runs the part of a job script that all stages share."""
 
@@ -43,7 +51,9 @@ class Job:
         self.folder = folder
         binaries = folder / "bin"
         binaries.mkdir()
-        for name, text in {"srun": SRUN, "squeue": SQUEUE, "scontrol": SCONTROL}.items():
+        (folder / "checkpoints").mkdir()
+        commands = {"srun": SRUN, "squeue": SQUEUE, "scontrol": SCONTROL, "scancel": SCANCEL}
+        for name, text in commands.items():
             (binaries / name).write_text(text)
             (binaries / name).chmod(0o755)
         self.script = folder / "job.sh"
@@ -60,6 +70,7 @@ class Job:
             "STATE": "RUNNING",
             "EXCLUDED": "(null)",
             "UNFIT": "none",
+            "ADDRESS": "127.0.1.1 10.0.0.1 ::1\nn1",
             **changes,
         }
         done = subprocess.run(
@@ -90,9 +101,42 @@ def test_a_complete_stage_is_not_run_again(job: Job) -> None:
 
 
 def test_a_stop_with_a_checkpoint_is_requeued_any_number_of_times(job: Job) -> None:
-    for _ in range(5):
-        assert job.run(130) == 1
+    for step in range(5):
+        assert job.run(130, SAVES=str(step)) == 1
+    assert "stopped with a checkpoint" in job.output
     assert job.read("scontrol") == ["requeue 7"] * 5
+
+
+def test_stops_without_progress_come_to_an_end(job: Job) -> None:
+    (job.folder / "checkpoints" / "of_an_earlier_start").touch()
+    for step in ("", "1", "", "", ""):
+        assert job.run(130, SAVES=step) == 1
+    assert "stopped without a new checkpoint" in job.output
+    assert "given up after 2 requeues" in job.output
+    assert job.read("scontrol") == ["requeue 7"] * 4
+
+
+def test_a_signal_goes_to_the_steps_and_is_no_cut_off_before_training(job: Job) -> None:
+    for _ in range(3):
+        assert job.run(143, TERM_JOB="1") == 1
+        (job.folder / "scancel").rename(job.folder / "sent")
+    assert job.read("sent") == ["--signal=TERM 7"]
+    assert "stopped without a new checkpoint" in job.output
+    assert "given up" in job.output
+    assert not job.read("logs/cut_off-7")
+    assert job.run(143) == 1  # a rank killed: srun ends the other ones by TERM
+    assert "cut off (code 143)" in job.output
+
+
+@pytest.mark.parametrize(
+    ("told", "used"), [("127.0.1.1\nn1", "n1"), ("10.0.0.2", "10.0.0.2"), ("", None)]
+)
+def test_the_first_node_is_known_by_an_address_or_its_name(
+    job: Job, told: str, used: str | None
+) -> None:
+    assert job.run(ADDRESS=told) == (0 if used else 1)
+    assert job.read("trained") == ([f"{used}:20007"] if used else [])
+    assert used or "n1 does not tell its address" in job.output
 
 
 def test_a_killed_step_is_requeued_so_often(job: Job) -> None:
@@ -109,9 +153,15 @@ def test_mistakes_and_cancelled_jobs_are_not_requeued(job: Job) -> None:
 
 
 def test_a_step_that_leaves_nothing_is_a_failure(job: Job) -> None:
-    (job.folder / "bin" / "srun").write_text("#!/bin/bash\n")
+    (job.folder / "bin" / "srun").write_text("#!/bin/bash\necho n1\n")
     assert job.run() == 1
     assert "ended without" in job.output
+
+
+def test_all_nodes_unfit_is_a_mistake(job: Job) -> None:
+    assert job.run(UNFIT="all") == 2
+    assert "no fault of a node" in job.output
+    assert not job.read("scontrol")
 
 
 def test_an_unfit_node_is_named_and_excluded(job: Job) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from glmkd_nemo.cluster.body import BODY
 from glmkd_nemo.cluster.resolve import compose
-from glmkd_nemo.cluster.sbatch import BODY, job_script
+from glmkd_nemo.cluster.sbatch import job_script, mounts, time_limit
 from glmkd_nemo.cluster.settings import ContainerSettings, SlurmSettings
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.recipe.plan import Stage
@@ -63,6 +64,43 @@ def test_without_container_gpus_and_checks(stage: Stage) -> None:
     assert "#SBATCH --time=00:10:00\n" in text
 
 
+def test_a_container_starts_in_the_folder_of_the_launch(stage: Stage) -> None:
+    """Relative paths of a stage are below it; pyxis would start in the image's own."""
+    text = job_script("kd", stage, CLUSTER, Path("/work/me"))
+    container = (
+        "--container-mounts=/data:/data,/repo,/work/me:/work/me --container-workdir=/work/me"
+    )
+    assert container in text
+    for given in ("/work", "/other:/work/me", "/work:/work:ro"):
+        there = SlurmSettings(container=ContainerSettings("a.sqsh", [given]))
+        assert mounts(there, Path("/work/me")) == [given]
+    elsewhere = SlurmSettings(container=ContainerSettings("a.sqsh", ["/work:/in", "/wor"]))
+    assert mounts(elsewhere, Path("/work/me"))[2:] == ["/work/me:/work/me"]
+
+
+def test_options_are_quoted_as_sbatch_reads_them(stage: Stage) -> None:
+    spaced = dataclasses.replace(stage, folder=Path("/my out/50%/a"))
+    cluster = SlurmSettings(options={"comment": 'a "b" \\ $c', "nice": True})
+    text = job_script("kd", spaced, cluster, Path("/my out"))
+    assert '#SBATCH --chdir="/my out"\n' in text
+    assert '#SBATCH --output="/my out/50%%/a/logs/%x-%j.log"\n' in text
+    assert '#SBATCH --comment="a \\"b\\" \\\\ $c"\n#SBATCH --nice\n' in text
+    with pytest.raises(ValueError, match="no line break"):
+        job_script("kd", stage, SlurmSettings(options={"comment": "a\nb"}), Path("/data"))
+
+
+def test_a_time_is_that_of_the_stage_or_of_what_is_before_its_task(stage: Stage) -> None:
+    cluster = SlurmSettings(time="9", times={"tune": "1", "tune_large": "2", "tune_large_wsc": "3"})
+    for name, time in {
+        "tune": "1",
+        "tune_copa": "1",
+        "tune_large_rte": "2",
+        "tune_large_wsc": "3",
+        "tuned": "9",
+    }.items():
+        assert time_limit(dataclasses.replace(stage, name=name), cluster) == time
+
+
 def test_there_are_recipes_by_hand_for_one_to_sixteen_nodes() -> None:
     nodes = {int(path.name.split("_")[0]) for path in BY_HAND}
     assert nodes >= {1, 2, 4, 16}
@@ -75,6 +113,7 @@ def test_recipes_by_hand(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert bash_reads(path)
     assert text.endswith(BODY)
+    assert '--container-workdir="$repository"' in text
     top = text.removesuffix(BODY) + '\nprintf "%s\\n" "${command[@]}"\n'
     shell = subprocess.run(
         ["bash", "-c", top], capture_output=True, text=True, env={"SLURM_SUBMIT_DIR": "/repo"}

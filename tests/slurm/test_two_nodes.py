@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the recipe, a text and a vocabulary."""
     from glmkd_nemo.data.train_vocab import train_wordpiece
 
-    folder = tmp_path_factory.mktemp("recipe")
+    folder = tmp_path_factory.mktemp("a recipe")  # sbatch reads quotes
     texts = list(pydoc_data.topics.topics.values())[:30]
     (folder / "text.txt").write_text("\n\n".join(texts))
     train_wordpiece(texts, 400, folder / "vocab")
@@ -160,7 +160,7 @@ def test_a_signal_writes_a_checkpoint_and_the_job_goes_on_without_an_unfit_node(
     (job,) = launch(slurm, place, "signal", "stages=[pretrain]", f"cluster.python={python}")
     folder = place / "signal" / "pretrain"
     wait_for(lambda: bool(s := shown(folder / "logs", job)) and s[-1][0] >= 5, SECONDS)
-    slurm.call("scancel", "--signal=TERM", job)
+    slurm.call("scancel", "--batch", "--signal=TERM", job)  # as --signal=B:TERM@300 does
     log = finish(slurm, job, folder / "logs")
     assert "restart 0: unfit nodes: node1" in log
     assert "restart 1: starts on node2 node3" in log
