@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from glmkd_nemo.cluster.resolve import SCHEMAS
+from glmkd_nemo.cluster.sbatch import is_of
 from glmkd_nemo.cluster.settings import LaunchSettings
 from glmkd_nemo.config.strict import ConfigError, check, nearest
 from glmkd_nemo.recipe.plan import Recipe, Stage, load_recipe
@@ -27,19 +29,31 @@ class StageInFull:
     devices: int = 1
 
 
-def chosen(settings: LaunchSettings) -> Recipe:
-    """The recipe with the stages that are asked for.
+@dataclass(frozen=True)
+class Choice:
+    """A recipe with the stages that are asked for, and its ``others``."""
+
+    recipe: Recipe
+    others: tuple[Stage, ...] = ()
+
+    def outside(self, stage: Stage) -> list[Stage]:
+        """Of the stages that ``stage`` needs, those that are not asked for, nor complete."""
+        return [s for s in self.others if s.name in stage.needs and not s.result.exists()]
+
+
+def chosen(settings: LaunchSettings) -> Choice:
+    """The stages that are asked for.
 
     Raises:
         ConfigError: an unknown stage, or a key or value of one that cannot be.
         OSError: a recipe that cannot be read.
     """
     if settings.recipe is None:
-        return _in_full(settings)
+        return Choice(_in_full(settings))
     changes = [*settings.changes, *([f"out={settings.out}"] if settings.out else [])]
     recipe = load_recipe(settings.recipe, changes)
     if not settings.stages:
-        return recipe
+        return Choice(recipe)
     names = [stage.name for stage in recipe.stages]
     for name in settings.stages:
         if name not in names:
@@ -48,7 +62,36 @@ def chosen(settings: LaunchSettings) -> Recipe:
                 f"stages: recipe {recipe.name} has no {name}{hint} (there are: {', '.join(names)})"
             )
     kept = tuple(stage for stage in recipe.stages if stage.name in settings.stages)
-    return replace(recipe, stages=kept)
+    others = tuple(stage for stage in recipe.stages if stage not in kept)
+    return Choice(replace(recipe, stages=kept), others)
+
+
+def check_times(times: Iterable[str], choice: Choice) -> None:
+    """Refuses a key of ``cluster.times`` that is no stage's.
+
+    Raises:
+        ConfigError: it names the key, and the nearest stage.
+    """
+    names = [stage.name for stage in (*choice.recipe.stages, *choice.others)]
+    for key in times:
+        if not any(is_of(key, name) for name in names):
+            hint = nearest(key, names)
+            raise ConfigError(f"cluster.times.{key}: there is no such stage{hint}")
+
+
+def check_needs(choice: Choice, queued: Collection[str]) -> None:
+    """Refuses a stage that needs one which is not asked for, nor complete, nor queued.
+
+    Raises:
+        ConfigError: it names both.
+    """
+    for stage in choice.recipe.stages:
+        for other in [] if stage.result.exists() else choice.outside(stage):
+            if other.name not in queued:
+                raise ConfigError(
+                    f"stage {stage.name} needs {other.name}, which is neither complete nor queued: "
+                    "add it to stages="
+                )
 
 
 def _in_full(settings: LaunchSettings) -> Recipe:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
-from glmkd_nemo.cluster.sbatch import gpus_per_node, tasks_per_node
+from glmkd_nemo.cluster.sbatch import gpus_per_node, mounts, tasks_per_node, time_limit
 from glmkd_nemo.cluster.settings import ROOT, SlurmSettings
 from glmkd_nemo.recipe.plan import Recipe, Stage
 
@@ -21,8 +22,8 @@ def main() -> None:
 '''
 _STAGE = """        jobs[{name!r}] = experiment.add(
             run.Script(
-                path={path!r},
-                entrypoint={python!r},
+                path={chdir!r},  # NeMo-Run starts in a folder of its own
+                entrypoint="env",
                 args={arguments},
             ),
             executor=run.SlurmExecutor(
@@ -42,35 +43,39 @@ if __name__ == "__main__":
 """
 
 
-def experiment_file(recipe: Recipe, cluster: SlurmSettings, path: Path) -> str:
+def experiment_file(recipe: Recipe, cluster: SlurmSettings, path: Path, folder: Path) -> str:
     """The text of ``path``: an Experiment of the stages that are not complete.
 
+    Stages start in ``folder``, which relative paths are below.
     NeMo-Run chains jobs (afterok) and keeps its own logs; it neither checks nodes nor requeues.
     """
     stages = [stage for stage in recipe.stages if not stage.result.exists()]
     names = {stage.name for stage in stages}
-    parts = [_part(stage, cluster, names, recipe.out) for stage in stages]
+    parts = [_part(stage, cluster, names, recipe.out, folder) for stage in stages]
     return _HEAD.format(name=recipe.name, file=path.name) + "".join(parts) + _TAIL
 
 
-def _part(stage: Stage, cluster: SlurmSettings, names: set[str], out: Path) -> str:
+def _part(stage: Stage, cluster: SlurmSettings, names: set[str], out: Path, folder: Path) -> str:
     python = cluster.python or "python"
     lines = (
-        f"                {key}={value!r}," for key, value in _executor(stage, cluster).items()
+        f"                {key}={value!r},"
+        for key, value in _executor(stage, cluster, folder).items()
     )
-    quoted = "".join(f"\n                    {argument!r}," for argument in stage.arguments)
+    script = f"{cluster.repository or ROOT}/scripts/{stage.script}.py"
+    # NeMo-Run puts arguments into its shell script as they are
+    words = [shlex.quote(word) for word in (python, script, *stage.arguments)]
+    listed = "".join(f"\n                    {word!r}," for word in words)
     return _STAGE.format(
         name=stage.name,
-        path=f"{cluster.repository or ROOT}/scripts/{stage.script}.py",
-        python=python,
-        arguments=f"[{quoted}\n                ]",
+        chdir=shlex.quote(f"--chdir={folder}"),
+        arguments=f"[{listed}\n                ]",
         executor="\n".join(lines),
         job_dir=str(out.absolute() / "nemo_run"),
         needs=[name for name in stage.needs if name in names],
     )
 
 
-def _executor(stage: Stage, cluster: SlurmSettings) -> dict[str, Any]:
+def _executor(stage: Stage, cluster: SlurmSettings, folder: Path) -> dict[str, Any]:
     given: dict[str, Any] = {
         "account": cluster.account or "",
         "partition": cluster.partition,
@@ -83,10 +88,10 @@ def _executor(stage: Stage, cluster: SlurmSettings) -> dict[str, Any]:
         "constraint": cluster.constraint,
         "exclude": cluster.exclude,
         "exclusive": cluster.exclusive or None,
-        "time": cluster.times.get(stage.name, cluster.time),
+        "time": time_limit(stage, cluster),
         "signal": f"TERM@{cluster.signal_seconds}",
         "container_image": cluster.container.image,
-        "container_mounts": cluster.container.mounts,
+        "container_mounts": mounts(cluster, folder) if cluster.container.image else [],
         "srun_args": ["--kill-on-bad-exit=1", *cluster.container.options],
         "env_vars": {name: str(value) for name, value in cluster.env.items()},
         "additional_parameters": {k.replace("-", "_"): v for k, v in cluster.options.items()},

@@ -19,6 +19,7 @@ from glmkd_nemo.config.overrides import check_overrides
 from glmkd_nemo.config.schema import PretrainSchema
 from glmkd_nemo.config.strict import ConfigError, check
 from glmkd_nemo.recipe.plan import Stage
+from glmkd_nemo.tune.settings import flat
 
 # Scripts with a configuration to compose: the ones that run a process per device and join what
 # srun or torchrun started
@@ -28,6 +29,18 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateSchema,
     "generate": GenerateSchema,
 }
+# How a stage is spread over processes, and where and how often it logs
+_MAY_CHANGE = (
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.log_every_n_steps",
+    "_parallel",
+    "micro_batch_size",
+    "num_workers",
+    "cache_dir",
+    "exp_manager.",
+)
+_NONE = "(none)"  # not null, which is a value
 
 
 def compose(script: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -74,6 +87,34 @@ def resolved(stage: Stage) -> tuple[Stage, dict[str, Any]]:
     trainer = plain["trainer"]
     devices, nodes = int(trainer["devices"]), int(trainer["num_nodes"])
     return replace(stage, nodes=nodes, devices=devices), plain
+
+
+def check_same(stage: Stage, plain: dict[str, Any], folder: Path) -> None:
+    """Refuses to go on with a stage that was begun with other settings.
+
+    Only what a job was submitted for, or has a checkpoint or a result, was begun: a dry run may be
+    followed by another one.
+
+    Raises:
+        ConfigError: names the first of them, and the remedy.
+    """
+    path = folder / "config.yaml"
+    marks = (folder / "job_id", stage.folder / "checkpoints", stage.result)
+    if not path.is_file() or not any(mark.exists() for mark in marks):
+        return
+    before, now = _compared(OmegaConf.to_container(OmegaConf.load(path))), _compared(plain)
+    for key in [*now, *before]:
+        if before.get(key, _NONE) != now.get(key, _NONE):
+            raise ConfigError(
+                f"stage {stage.name} was begun with {key}={before.get(key, _NONE)}, and is asked "
+                f"for with {key}={now.get(key, _NONE)}: choose another out=..., or remove "
+                f"{stage.folder} (and the stages after it)"
+            )
+
+
+def _compared(plain: Any) -> dict[str, Any]:
+    """Dotted keys, without those that may change between two attempts."""
+    return {k: v for k, v in flat(plain).items() if not any(part in k for part in _MAY_CHANGE)}
 
 
 def write(stage: Stage, plain: dict[str, Any], folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from glmkd_nemo.config.strict import ConfigError, check, known_path, nearest
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 EXPORTS = ("nemo_run",)
+_UNITS = (86400, 3600, 60, 1)
+_TIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
 
 
 @dataclass
@@ -166,6 +169,26 @@ def _check_times(plain: dict[str, Any]) -> None:
     for key, value in {"time": plain.get("time"), **times}.items():
         if not isinstance(value, str | None):
             raise ConfigError(f'cluster.{key}={value} is a number: quote it in YAML, "12:00:00"')
+        if value is not None and _seconds(key, value) <= (plain.get("signal_seconds") or 0):
+            raise ConfigError(
+                f"cluster.{key}={value} is no longer than cluster.signal_seconds="
+                f"{plain['signal_seconds']}: a job would stop as soon as it starts, give it more"
+            )
+
+
+def _seconds(key: str, value: str) -> float:
+    """Of a time as Slurm writes it: MINUTES[:SECONDS], H:M:S, D-H[:M[:S]]."""
+    if value.upper() in ("UNLIMITED", "INFINITE"):
+        return float("inf")
+    found = _TIME.fullmatch(value)
+    if not found:
+        raise ConfigError(f"cluster.{key}={value} is no time: write 12:00:00, or 2-12 (days-hours)")
+    days, rest = found.groups()
+    numbers = [int(number) for number in rest.split(":")]
+    first = 1 if days or len(numbers) == 3 else 2  # hours, or minutes
+    return int(days or 0) * _UNITS[0] + sum(
+        number * unit for number, unit in zip(numbers, _UNITS[first:], strict=False)
+    )
 
 
 def _read(path: Path) -> Any:

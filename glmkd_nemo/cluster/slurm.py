@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ class Submitted:
         stage: which.
         state: ``complete``, ``queued before``, ``submitted`` or ``written``.
         job: its job id; a stand-in in a dry run, None if it is complete.
-        script: the job script, None if it is complete.
+        script: the job script, None if it is complete or queued.
         command: that submits it, as one line.
     """
 
@@ -41,11 +43,19 @@ class Slurm:
         cluster: where.
         folder: the directory that jobs start in; relative paths of stages are below it.
         dry_run: submit nothing.
+        queued: jobs of earlier launches, by stage; also of stages that are not launched now.
     """
 
-    def __init__(self, recipe: Recipe, cluster: SlurmSettings, folder: Path, dry_run: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        cluster: SlurmSettings,
+        folder: Path,
+        dry_run: bool,
+        queued: Mapping[str, str],
+    ) -> None:
         self.recipe, self.cluster, self.folder, self.dry_run = recipe, cluster, folder, dry_run
-        self.jobs: dict[str, str] = {}
+        self.jobs = dict(queued)
 
     def launch(self, stage: Stage) -> Submitted:
         """Submits a stage; call it in order.
@@ -55,14 +65,15 @@ class Slurm:
         """
         if stage.result.exists():
             return Submitted(stage, "complete")
+        if stage.name in self.jobs:
+            return Submitted(stage, "queued before", self.jobs[stage.name])
         script = self._write(stage)
-        before = self._queued(script.parent)
         command = self._command(stage, script)
-        state = "queued before" if before else "written" if self.dry_run else "submitted"
-        job = before or (f"JOB_{stage.name}" if self.dry_run else _run(command))
+        job = f"JOB_{stage.name}" if self.dry_run else _run(command)
         self.jobs[stage.name] = job
-        if state == "submitted":
+        if not self.dry_run:
             (script.parent / JOB_ID).write_text(job + "\n", encoding="utf-8")
+        state = "written" if self.dry_run else "submitted"
         return Submitted(stage, state, job, script, shlex.join(command))
 
     def _write(self, stage: Stage) -> Path:
@@ -80,13 +91,25 @@ class Slurm:
         chain = [f"--dependency=afterok:{':'.join(jobs)}", "--kill-on-invalid-dep=yes"]
         return ["sbatch", "--parsable", *(chain if jobs else []), str(script)]
 
-    def _queued(self, place: Path) -> str | None:
-        """The job of an earlier launch, if it is pending or running."""
-        if self.dry_run or not (place / JOB_ID).is_file():
-            return None
-        job = (place / JOB_ID).read_text(encoding="utf-8").strip()
+
+def queued_jobs(stages: Iterable[Stage], dry_run: bool) -> dict[str, str]:
+    """Jobs of earlier launches that are pending or running, by stage.
+
+    Raises:
+        OSError: squeue is not there, and this is no dry run.
+    """
+    jobs = {}
+    for stage in stages:
+        place = launch_folder(stage) / JOB_ID
+        if stage.result.exists() or not place.is_file():
+            continue
+        if dry_run and shutil.which("squeue") is None:
+            continue
+        job = place.read_text(encoding="utf-8").strip()
         found = _call(["squeue", "--noheader", "--job", job, "--format", "%T"])
-        return job if found.returncode == 0 and found.stdout.strip() else None
+        if found.returncode == 0 and found.stdout.strip():
+            jobs[stage.name] = job
+    return jobs
 
 
 def launch_folder(stage: Stage) -> Path:

@@ -108,12 +108,48 @@ def test_what_is_complete_or_queued_is_not_submitted_again(slurm: Path) -> None:
     assert "out/second/launch" in third
 
 
+def test_a_need_that_is_not_launched_must_be_complete_or_queued(
+    slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "stage second needs pretrain, which is neither complete nor queued: add it to stages="
+    for where in ("cluster=slurm", "cluster=local", "export=nemo_run"):
+        assert launch("stages=[second]", where) == 2
+        assert words in capsys.readouterr().err
+    assert launch("stages=[second]", "dry_run=true") == 0
+    assert "--dependency=afterok:JOB_pretrain" in capsys.readouterr().out
+    assert launch("stages=[pretrain]") == 0
+    (slurm / "queued").write_text("PENDING\n")
+    assert launch("stages=[second]") == 0
+    assert "--dependency=afterok:101 " in lines(slurm / "sbatch")[1]
+
+
+def test_a_stage_goes_on_with_the_settings_that_it_was_begun_with(
+    slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "stages.pretrain.model.hidden_size=128"
+    assert launch("stages=[pretrain]", other, "dry_run=true") == 0
+    assert launch("stages=[pretrain]") == 0  # nothing was begun
+    assert launch(other) == 2
+    said = capsys.readouterr().err
+    assert "model.hidden_size=" in said
+    assert "and is asked for with model.hidden_size=128: choose another out=" in said
+    fewer = "stages.pretrain.trainer.devices=2"
+    job = slurm / "out" / "pretrain" / "launch" / "job.sbatch"
+    (slurm / "queued").write_text("PENDING\n")
+    assert launch("stages=[pretrain]", fewer) == 0
+    assert "--ntasks-per-node=4\n" in job.read_text()  # the one that is queued
+    (slurm / "queued").unlink()
+    assert launch("stages=[pretrain]", fewer) == 0
+    assert "--ntasks-per-node=2\n" in job.read_text()
+
+
 def test_errors_are_one_message(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for argument, words in {
-        "stages.second.model.hiden_size=8": "error: stage second: unknown key model.hiden_size",
+        "stages.second.model.hiden_size=8": "unknown key model.hiden_size; did you mean",
         "stages.second.script=none": "error: stage second: there is no scripts/none.py",
+        "cluster.times.secund=1:00:00": "cluster.times.secund: there is no such stage; did you",
         "cluster=local": "error: stage pretrain wants 2 nodes, cluster=local is one",
     }.items():
         assert launch(argument) == 2
@@ -184,7 +220,9 @@ def test_nemo_run_export(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["executor"]["nodes"] == 2
     assert first["executor"]["ntasks_per_node"] == 4
     assert first["executor"]["env_vars"] == {"A": "1"}
-    assert first["task"]["path"].endswith("scripts/pretrain.py")
+    assert (first["task"]["entrypoint"], first["task"]["path"]) == ("env", f"--chdir={place}")
+    assert first["task"]["args"][1].endswith("scripts/pretrain.py")
+    assert first["executor"]["container_mounts"] == []
     assert "model.tokenizer.path" in " ".join(first["task"]["args"])
     assert second["dependencies"] == ["id_pretrain"]
     assert FakeExperiment.ran

@@ -39,6 +39,9 @@ def test_a_cluster_file_of_ones_own(tmp_path: Path) -> None:
         ("cluster.acount=x", "unknown key cluster.acount; did you mean account"),
         ("cluster.container.imag=x", "cluster.container.imag"),
         ("cluster.max_requeues=many", "max_requeues='many' is of the wrong type"),
+        ("cluster.time=00:05:00", "cluster.time=00:05:00 is no longer than cluster.signal_seconds"),
+        ("cluster.times.finetune=3", "cluster.times.finetune=3 is no longer than"),
+        ("cluster.time=soon", "cluster.time=soon is no time: write 12:00:00"),
         ("cluster=slum", "cluster=slum is unknown; did you mean slurm"),
         ("cluster=there_is_none.yaml", "there_is_none.yaml"),
         ("export=airflow", "export=airflow is unknown"),
@@ -51,6 +54,11 @@ def test_mistakes_are_named(argument: str, words: str) -> None:
         load_settings(["recipe=kd", argument])
 
 
+@pytest.mark.parametrize("time", ["6", "5:01", "00:05:01", "1-0", "0-00:06", "1-00:00:00"])
+def test_times_as_slurm_writes_them(time: str) -> None:
+    assert load_settings(["recipe=kd", f"cluster.time={time}"]).cluster.time == time
+
+
 def test_nothing_to_launch() -> None:
     with pytest.raises(ValueError, match="write recipe=NAME"):
         load_settings([])
@@ -59,7 +67,7 @@ def test_nothing_to_launch() -> None:
 def test_stages_of_a_recipe(place: Path) -> None:
     def launched(*arguments: str) -> list[str]:
         settings = load_settings(["recipe=tiny.yaml", *arguments])
-        return [stage.name for stage in chosen(settings).stages]
+        return [stage.name for stage in chosen(settings).recipe.stages]
 
     assert launched() == ["pretrain", "second"]
     assert launched("stages=[second]") == ["second"]
@@ -71,7 +79,7 @@ def test_stages_in_full(tmp_path: Path) -> None:
     first = "{name: a, script: tune, arguments: [x=1], result: tune.json}"
     second = "{name: b, needs: [a], result: b.nemo, nodes: 2, devices: 8}"
     out = f"out={tmp_path}"
-    recipe = chosen(load_settings([f"stages=[{first},{second}]", out]))
+    recipe = chosen(load_settings([f"stages=[{first},{second}]", out])).recipe
     assert [stage.result for stage in recipe.stages] == [
         tmp_path / "a" / "tune.json",
         tmp_path / "b" / "b.nemo",
