@@ -17,6 +17,7 @@ from glmkd_nemo.distill.placement import home_of, stage_of
 from glmkd_nemo.distill.taps import TapKey
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan.activations import FP32, Tokens
+from glmkd_nemo.tasks.registry import over_tokens
 
 # bytes per logit at the peak, logits of the student (and teacher) included: (fp32, half precision)
 PEAK_PER_LOGIT: dict[str, tuple[int, int]] = {
@@ -59,8 +60,9 @@ def predicted_share(model: Mapping[str, Any], given: float | None) -> float:
     """
     if given is not None:
         return given
-    if model.get("task"):
-        return _PREDICTED_TASK
+    if task := model.get("task"):
+        pooled = task.get("cloze") is False and not over_tokens(task)  # no vocabulary is predicted
+        return 0.0 if pooled else _PREDICTED_TASK
     blanks = (model.get("data") or {}).get("block_infilling") or {}
     short = blanks.get("bert_prob", 1.0) + blanks.get("gap_sentence_prob", 0.0)
     if short < 1.0:
@@ -93,14 +95,17 @@ def of_stage(
     if not planned:
         return LossMemory(logits=_logits("hard", predicted, student, tokens) if last else 0)
     here = [part for part in planned if home_of(part, student.split) == stage]
+    others = [part for part in here if not _of(part, "logits")]
     logits = sum(
         _logits(*kind_and_share(part, terms, predicted), student, tokens)
         for part in here
-        if _of_logits(part)
+        if _of(part, "logits")
     )
+    if any(_of(part, "classes") for part in here):  # the rows that a cloze head reads, once
+        logits += _logits("hard", predicted, student, tokens)
     return LossMemory(
         logits=logits,
-        kept=sum(_kept(part, student, teachers, tokens) for part in here if not _of_logits(part)),
+        kept=sum(_kept(part, student, teachers, tokens) for part in others),
         teacher_taps=_teacher_taps(here, teachers, tokens),
         carried=_carried(planned, student, teachers, stage, tokens),
     )
@@ -125,8 +130,8 @@ def _logits(kind: str, share: float, student: GLMConfig, tokens: Tokens) -> int:
     return int(tokens.count * share * columns * (full if tokens.element == FP32 else half))
 
 
-def _of_logits(part: WeightedPart) -> bool:
-    return any(key[0] == "logits" for key in part.part.student)
+def _of(part: WeightedPart, name: str) -> bool:
+    return any(key[0] == name for key in part.part.student)
 
 
 def _elements(key: TapKey, config: GLMConfig, tokens: Tokens) -> int:
@@ -187,5 +192,6 @@ def rows_of_head(
 ) -> float:
     """Share of the positions that go through the prediction head (each counted once)."""
     planned = list(parts)
-    shares = [kind_and_share(part, terms, predicted)[1] for part in planned if _of_logits(part)]
-    return max(shares, default=0.0 if planned else predicted)
+    shares = [kind_and_share(part, terms, predicted)[1] for part in planned if _of(part, "logits")]
+    answers = any(_of(part, "classes") for part in planned)
+    return max(shares, default=predicted if answers or not planned else 0.0)

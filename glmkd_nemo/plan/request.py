@@ -118,13 +118,18 @@ def _of_recipe(settings: PlanSettings, changes: Sequence[str]) -> _Source:
     recipe = load_recipe(str(settings.recipe), [])
     stages = {stage.name: stage for stage in recipe.stages}
     trained = [name for name, stage in stages.items() if stage.script in SCHEMAS]
+    if settings.stage is None:
+        raise ConfigError(
+            f"recipe={settings.recipe} has several stages: write stage=NAME (one of "
+            f"{', '.join(trained)})"
+        )
     if settings.stage not in trained:
-        hint = nearest(str(settings.stage), trained)
+        hint = nearest(settings.stage, trained)
         raise ConfigError(
             f"stage={settings.stage}: recipe {settings.recipe} has no such stage that trains{hint} "
             f"(there are: {', '.join(trained)})"
         )
-    stage = stages[str(settings.stage)]
+    stage = stages[settings.stage]
     made: dict[str, Sequence[str]] = {
         str(s.model): s.arguments for s in recipe.stages if s.script in SCHEMAS and s.model
     }

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glmkd_nemo.config.finetune import FinetuneSchema
 from glmkd_nemo.config.overrides import check_overrides
-from glmkd_nemo.config.run import CONF
+from glmkd_nemo.config.run import CONF, aggregator_fields, task_fields, term_fields
 from glmkd_nemo.config.schema import ModelSection, PretrainSchema
 from glmkd_nemo.config.strict import ConfigError, check, known_path, nearest
 from glmkd_nemo.data.command_tokens import bert_commands, gpt2_commands
@@ -20,6 +20,7 @@ from glmkd_nemo.data.config import TokenizerConfig
 from glmkd_nemo.plan.hardware import Assumed, Gpu
 
 SCHEMAS: dict[str, type] = {"pretrain": PretrainSchema, "finetune": FinetuneSchema}
+_PLANNED = ("trainer", "engine", "model", "task")
 # words that say more than the names of the section `model`, which may be used too
 _SHORT = {
     "sequence_length": "model.encoder_seq_length",
@@ -133,26 +134,44 @@ def load_settings(own: Sequence[str]) -> PlanSettings:
 def compose(script: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration that a script would run with, as plain containers.
 
-    Values that must be given for a run, such as the tokenizer's path, may be missing.
+    Values that must be given for a run, such as the tokenizer's path, may be missing. On a task,
+    terms are of what it asks for.
 
     Args:
         script: ``pretrain`` or ``finetune``.
         overrides: of its command line.
 
     Raises:
-        ConfigError: an unknown key or group.
+        ConfigError: an unknown key or group, or a value that cannot be.
     """
     import hydra
 
     spelled = check_overrides(list(overrides), SCHEMAS[script], CONF, {})
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        cfg = hydra.compose(script, overrides=spelled)
-    sections = {name: cfg[name] for name in ("trainer", "engine", "model") if name in cfg}
-    rest = {name: cfg.get(name) for name in ("restore_from_path", "stages")}
-    if "task" in cfg:
-        sections["task"] = cfg.task
-    plain = {name: OmegaConf.to_container(value, resolve=True) for name, value in sections.items()}
-    return {**plain, **rest}
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base=None):
+            cfg = hydra.compose(script, overrides=spelled)
+        # the others, exp_manager for one, have resolvers of NeMo's, which is slow to import
+        sections = {name: cfg[name] for name in _PLANNED if name in cfg}
+        plain: dict[str, Any] = {
+            name: OmegaConf.to_container(section, resolve=True)
+            for name, section in sections.items()
+        }
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    check(plain, SCHEMAS[script], {}, term_fields, aggregator_fields, task_fields)
+    _resolve_answers(plain["model"])
+    return {**plain, "restore_from_path": cfg.get("restore_from_path")}
+
+
+def _resolve_answers(model: dict[str, Any]) -> None:
+    """What ``of: answers`` of terms stands for on the task of this section, if it has one."""
+    from glmkd_nemo.distill.terms import with_answers
+    from glmkd_nemo.tasks.registry import over_tokens
+
+    task, distill = model.get("task"), model.get("distill") or {}
+    if task and distill.get("terms"):
+        answers = "tokens" if over_tokens(task) else "classes"
+        distill["terms"] = with_answers(distill["terms"], answers)
 
 
 def vocabulary_of(tokenizer: dict[str, Any]) -> int:

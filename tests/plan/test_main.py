@@ -1,5 +1,6 @@
 """The planner's command: tables, search, and errors that say what would help."""
 
+import re
 from typing import Any
 
 import pytest
@@ -36,10 +37,21 @@ def test_a_stage_of_a_recipe_is_planned_at_its_own_layout(found: dict[str, Any])
     assert "6 + 12" in text  # layers of the student, and of the teacher that the recipe names
 
 
+def test_answers_of_an_example_are_sequences_of_their_own(found: dict[str, Any]) -> None:
+    code, text = found["printed"]["answers"]
+    assert code == 0
+    samples, tokens = re.findall(r"([\d,.]+) (?:samples|tokens)/s", text)
+    in_sample = float(tokens.replace(",", "")) / float(samples.replace(",", ""))
+    assert in_sample == pytest.approx(10 * 512, rel=0.01)  # ReCoRD's choices
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
         ("no stage", "did you mean pretrain?"),
+        ("which stage", "write stage=NAME (one of teacher_ft_record, pretrain"),
+        ("no number", "model.micro_batch_size='x' is of the wrong type"),
+        ("no number", "model.optim.lr='y' is of the wrong type"),
         ("indivisible", "cannot hold model.tensor_model_parallel_size=3"),
         ("no bf16", "precision=bf16: this GPU has 16, 32"),
         ("no method", "add method=glmd"),
