@@ -177,7 +177,7 @@ def _check_times(plain: dict[str, Any]) -> None:
 
 
 def _seconds(key: str, value: str) -> float:
-    """Of a time as Slurm writes it: MINUTES[:SECONDS], H:M:S, D-H[:M[:S]]."""
+    """Of a time as Slurm writes it: MINUTES[:SECONDS], H:M:S, D-H[:M[:S]]; 0 is no limit."""
     if value.upper() in ("UNLIMITED", "INFINITE"):
         return float("inf")
     found = _TIME.fullmatch(value)
@@ -186,9 +186,8 @@ def _seconds(key: str, value: str) -> float:
     days, rest = found.groups()
     numbers = [int(number) for number in rest.split(":")]
     first = 1 if days or len(numbers) == 3 else 2  # hours, or minutes
-    return int(days or 0) * _UNITS[0] + sum(
-        number * unit for number, unit in zip(numbers, _UNITS[first:], strict=False)
-    )
+    within = sum(number * unit for number, unit in zip(numbers, _UNITS[first:], strict=False))
+    return int(days or 0) * _UNITS[0] + within or float("inf")
 
 
 def _read(path: Path) -> Any:

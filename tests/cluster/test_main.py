@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -203,7 +204,7 @@ class FakeExperiment:
 
 
 def test_nemo_run_export(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch("export=nemo_run", "cluster.account=me", "cluster.env.A=1") == 0
+    assert launch("export=nemo_run", "cluster.container.image=x.sqsh", "cluster.env.A=1") == 0
     path = place / "out" / "tiny_nemo_run.py"
     names = ("Script", "SlurmExecutor", "Packager", "LocalTunnel")
     fake: Any = types.SimpleNamespace(Experiment=FakeExperiment)
@@ -222,7 +223,9 @@ def test_nemo_run_export(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["executor"]["env_vars"] == {"A": "1"}
     assert (first["task"]["entrypoint"], first["task"]["path"]) == ("env", f"--chdir={place}")
     assert first["task"]["args"][1].endswith("scripts/pretrain.py")
-    assert first["executor"]["container_mounts"] == []
-    assert "model.tokenizer.path" in " ".join(first["task"]["args"])
+    assert first["executor"]["container_mounts"] == [f"{place}:{place}"]
+    arguments = shlex.split(" ".join(first["task"]["args"]))  # as the shell of the job reads them
+    assert any(word.startswith("model.tokenizer.path=") for word in arguments)
+    assert "it's here" in " ".join(arguments).replace("\\", "")
     assert second["dependencies"] == ["id_pretrain"]
     assert FakeExperiment.ran

@@ -54,7 +54,7 @@ def test_mistakes_are_named(argument: str, words: str) -> None:
         load_settings(["recipe=kd", argument])
 
 
-@pytest.mark.parametrize("time", ["6", "5:01", "00:05:01", "1-0", "0-00:06", "1-00:00:00"])
+@pytest.mark.parametrize("time", ["0", "6", "5:01", "00:05:01", "1-0", "0-00:06", "1-00:00:00"])
 def test_times_as_slurm_writes_them(time: str) -> None:
     assert load_settings(["recipe=kd", f"cluster.time={time}"]).cluster.time == time
 
