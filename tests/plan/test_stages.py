@@ -1,9 +1,11 @@
 """Fine-tuning stages of conf/recipe at full scale: their terms are those that the run will have."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from megatron.core import parallel_state
 
 from glmkd_nemo.plan import build
 from glmkd_nemo.plan.request import planned_run
@@ -18,7 +20,11 @@ def planned(recipe: str, stage: str) -> tuple[list[str], dict[str, Any]]:
     settings: PlanSettings = load_settings([f"recipe={recipe}", f"stage={stage}"])
     request = planned_run(settings, [], []).request
     model = dict(request.model)
-    with torch.device("meta"):
+    tensor = int(model.get("tensor_model_parallel_size") or 1)
+    size = mock.patch.object(
+        parallel_state, "get_tensor_model_parallel_world_size", return_value=tensor
+    )
+    with torch.device("meta"), size:
         objective = build._objective(model, request, build._config(model, request.vocab_size))
     parts = [] if objective is None else objective.possible_parts()
     return [key[0] for part in parts for key in part.part.student], model
