@@ -42,7 +42,8 @@ def _config(text: str, source: Path) -> DictConfig:
     try:
         found = OmegaConf.create(text)
     except (YAMLError, OmegaConfBaseException) as error:
-        raise CheckpointDamaged(f"{source}: {CONFIG} is no YAML: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise CheckpointDamaged(f"{source}: {CONFIG} is no YAML: {reason}") from error
     if not isinstance(found, DictConfig):
         raise CheckpointDamaged(f"{source}: {CONFIG} is a list, not a model's configuration.")
     return found

@@ -125,6 +125,8 @@ def _sizes(request: Request, weights: Weights) -> dict[str, Any]:
 
 
 def _unmapped(request: Request, weights: Weights) -> bool | None:
+    if weights.tables is None:
+        return None
     given = (request.given.get("vocab_map") or {}).get("unmap_output")
     told = (weights.model.get("vocab_map") or {}).get("unmap_output")
     if None not in (given, told) and given != told:

@@ -53,11 +53,23 @@ def is_replicated(name: str) -> bool:
 def whole_shape(
     name: str, part: Sequence[int], size: int, fit_parallel: bool = False
 ) -> tuple[int, ...]:
-    """Shape of a weight of which one of ``size`` ranks has ``part``."""
+    """Shape of a weight of which one of ``size`` ranks has ``part``.
+
+    Raises:
+        ValueError: it has too few dimensions, by name.
+    """
     kind, shape = kind_of(name, fit_parallel), list(part)
     if kind != "whole":
-        shape[1 if kind == "columns" else 0] *= size
+        shape[_dim(name, kind, part)] *= size
     return tuple(shape)
+
+
+def _dim(name: str, kind: str, shape: Sequence[int]) -> int:
+    """The dimension that is divided."""
+    dim = 1 if kind == "columns" else 0
+    if len(shape) <= dim:
+        raise ValueError(f"{name} has the shape {tuple(shape)}, which no GLM's has.")
+    return dim
 
 
 def part_shape(
@@ -71,7 +83,7 @@ def part_shape(
     kind, shape = kind_of(name, fit_parallel), list(whole)
     if kind == "whole":
         return tuple(shape)
-    dim = 1 if kind == "columns" else 0
+    dim = _dim(name, kind, whole)
     if shape[dim] % (size * (3 if kind == "thirds" else 1)):
         raise ValueError(
             f"{name} {tuple(whole)} cannot be divided among {size} model-parallel ranks: choose "

@@ -51,8 +51,10 @@ def _verified(request: Request, weights: Weights, model: dict[str, Any]) -> str:
     else:
         words = vocabulary(weights)
         with read_any(request.target) as written:
-            # the target has to tell all by itself
-            after = logits_of(written, model_section(replace(request, given={}), written), words)
+            # the target has to tell all by itself, but for what its format has no place for
+            pool = (model.get("head") or {}).get("pool")
+            alone = Request(replace(request.settings, pool=pool), {})
+            after = logits_of(written, model_section(alone, written), words)
     before = logits_of(weights, model, words)
     # the original's model gives logits of the rows that pad its vocabulary as well
     width = min(before.shape[-1], after.shape[-1])

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from glmkd_nemo.checkpoint.huggingface import read_huggingface
+from glmkd_nemo.checkpoint.original_files import read_original
 from glmkd_nemo.checkpoint.sharded import CheckpointDamaged
 from tests.checkpoint.originals import (
     HEADS,
+    MAPPED,
+    MAPPED_HEAD,
     STUDENT,
     WORDS,
     error,
     read_module,
     run,
     same,
+    tables_of,
     weights_of,
     whole,
     write,
@@ -106,5 +114,98 @@ def test_a_classifier(tmp_path: Path, vocabulary: list[str], capsys: pytest.Capt
     there = [f"source={write(tmp_path / 'a', state)}", f"target={tmp_path / 'a.nemo'}", HEADS]
     assert "give pool=cls, start or pad" in error(capsys, *there, *vocabulary)
     run(capsys, *there, *vocabulary, "pool=start")
-    run(capsys, f"source={tmp_path / 'a.nemo'}", f"target={tmp_path / 'b'}", "format=original")
+    there = [f"source={tmp_path / 'a.nemo'}", f"target={tmp_path / 'b'}", "format=original"]
+    assert "bit by bit" in run(capsys, *there, "--verify")
     assert same(read_module(tmp_path / "b"), state)
+
+
+def test_what_tensors_do_not_tell_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    saved = argparse.Namespace(num_attention_heads=4, attention_scale=8.0, lr=0.1, odd=[1])
+    write(tmp_path / "a", weights_of(STUDENT), entries={"args": saved, "iteration": 7})
+    for source, target, form in (("a", "b", "huggingface"), ("b", "c", "original")):
+        there = [f"source={tmp_path / source}", f"target={tmp_path / target}", f"format={form}"]
+        assert "bit by bit" in run(capsys, *there, "--verify")
+    told = read_original(tmp_path / "c")
+    assert (told.model["num_attention_heads"], told.model["attention_scale"]) == (4, 8.0)
+    run(capsys, f"source={tmp_path / 'a'}", f"target={tmp_path / 'd'}", "format=original")
+    again = read_original(tmp_path / "d")
+    assert (again.tag, again.iteration, again.args["lr"]) == ("120", 7, 0.1)
+    more = ["format=original", "model.layernorm_epsilon=1e-12"]
+    text = error(capsys, f"source={tmp_path / 'a'}", f"target={tmp_path / 'e'}", *more)
+    assert "layernorm_epsilon=1e-12, and the programs that read format=original" in text
+
+
+def test_whether_a_head_is_unmapped_is_asked(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    write(tmp_path / "a", weights_of(MAPPED), tables=tables_of(MAPPED))
+    there = [f"source={tmp_path / 'a'}", HEADS, *vocabulary]
+    text = error(capsys, *there, f"target={tmp_path / 'a.nemo'}")
+    assert "give model.vocab_map.unmap_output=true or false" in text
+    run(capsys, *there, f"target={tmp_path / 'b'}", "format=original", MAPPED_HEAD)
+    text = run(capsys, f"source={tmp_path / 'b'}", f"target={tmp_path / 'b.nemo'}", *vocabulary)
+    assert "vocabulary map" in text
+
+
+def huggingface_errors(state: dict[str, torch.Tensor]) -> Iterator[tuple[str, Any, str]]:
+    """A file's name, what it holds, and the message."""
+    single, twin = "model.safetensors", "word_embeddings.weight"
+    yield single, {**state, twin: state[f"glm.{twin}"].clone()}, f"has '{twin}', and model.safe"
+    yield single, {**state, "lm_head.weight": torch.ones(1)}, f"{single}: 'lm_head.weight' is no"
+    yield single, {n: t.to(torch.int8) for n, t in state.items()}, "is torch.int8, not floating"
+    yield "config.json", [], "config.json is a list, not a model's"
+    yield "config.json", {"num_attention_heads": "4"}, "num_attention_heads = '4' is no size"
+    yield "config.json", {"vocab_size": 999}, "vocab_size = 999, but the weights have 128 rows"
+    yield f"{single}.index.json", {"x": 1}, "index.json has no weight_map"
+    listed = dict.fromkeys(state, "a.safetensors")
+    yield (
+        f"{single}.index.json",
+        {"weight_map": listed},
+        "a.safetensors has 'compress_emb_mlp.bias'",
+    )
+    yield "pytorch_model.bin", [1, 2], "pytorch_model.bin is no mapping from names"
+
+
+def test_strange_huggingface_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path / "a", weights_of(STUDENT))
+    plain = tmp_path / "plain"
+    run(capsys, f"source={tmp_path / 'a'}", f"target={plain}", "format=huggingface", HEADS)
+    state = load_file(plain / "model.safetensors")
+    config = json.loads((plain / "config.json").read_text())
+    for number, (name, content, message) in enumerate(huggingface_errors(state)):
+        folder = tmp_path / str(number)
+        shutil.copytree(plain, folder)
+        if name not in ("model.safetensors", "config.json"):
+            (folder / "model.safetensors").unlink()
+            odd = {"compress_emb_mlp.bias": torch.ones(1)}
+            save_file({**state, **odd}, folder / "a.safetensors")
+        if name.endswith(".safetensors"):
+            save_file(content, folder / name)
+        elif name.endswith(".bin"):
+            torch.save(content, folder / name)
+        else:
+            whole_config = {**config, **content} if name == "config.json" and content else content
+            (folder / name).write_text(json.dumps(whole_config))
+        text = error(capsys, f"source={folder}", f"target={tmp_path / 'x'}", "format=original")
+        assert message in text
+
+
+def test_options_of_other_formats_are_refused(
+    tmp_path: Path, vocabulary: list[str], capsys: pytest.CaptureFixture[str]
+):
+    write(tmp_path / "a", weights_of(STUDENT))
+    folder = tmp_path / "b"
+    run(
+        capsys, f"source={tmp_path / 'a'}", f"target={folder}", "format=sharded", HEADS, *vocabulary
+    )
+    there = [f"target={tmp_path / 'x'}", "format=original"]
+    for option in ("tag=1", "drop=[student.*]", "replicas=first"):
+        assert "is of the original's files" in error(capsys, f"source={folder}", *there, option)
+    for option in ("drop=[transformer.*]", "drop=[typo]"):
+        text = error(capsys, f"source={tmp_path / 'a'}", *there, option)
+        assert "is the name of nothing that can be left out" in text
+    assert "the tag '../a'" in error(capsys, f"source={tmp_path / 'a'}", *there, "tag=../a")
+    assert "model=5: give its keys" in error(capsys, f"source={folder}", *there, "model=5")
+    for content, message in (("a: [1\n", "is no YAML"), ("a: 1", "num_layers=None, which is no")):
+        (folder / "model_config.yaml").write_text(content)
+        assert message in error(capsys, f"source={folder}", *there)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,74 @@ def test_a_shard_of_a_twin_is_noticed_when_it_is_read(state: dict[str, Tensor], 
     with pytest.raises(ValueError, match=rf"mp_rank_01.*: {name} differs from the one of mp_rank_"):
         read_original(folder).read(name)
     assert torch.equal(read_original(folder, replicas="first").read(name), state[name])
+
+
+def change(file: Path, **entries: Any) -> None:
+    """Replaces entries of a shard."""
+    torch.save({**read_pickle(file), **entries}, file.with_suffix(".new"))
+    file.with_suffix(".new").replace(file)  # the old one is mapped
+
+
+def strange() -> Iterator[tuple[dict[str, Any], str]]:
+    """Entries of the second shard, and the message."""
+    tables = tables_of(MAPPED)
+    beside = "important_nonparameters"
+    yield {"iteration": 999}, r"mp_rank_01.* is a shard of another model .*iteration is 999"
+    yield {"odd": 1}, r"mp_rank_01.* has 1 entries that no GLM has: odd"
+    yield {beside: {"zz": 1}}, r"mp_rank_01.*has 1 entries .*important_nonparameters.zz"
+    yield {beside: {"glm.map_vocab_paras": tables}}, r"its vocabulary map is another one"
+    yield {beside: {"glm.map_vocab_paras": [1]}}, r"mp_rank_01.* is no vocabulary map of the orig"
+    yield {beside: ["x"]}, r"mp_rank_01.*important_nonparameters is no mapping"
+    yield {"mp_world_size": 3}, r"its mp_world_size is 3"
+
+
+def test_entries_of_all_shards_are_accounted_for(state: dict[str, Tensor], tmp_path: Path):
+    folder = write(tmp_path / "x", state, 2, entries={"iteration": 1})
+    content = shard(folder, 1).read_bytes()
+    for entries, message in strange():
+        change(shard(folder, 1), **entries)
+        with pytest.raises(ValueError, match=message):
+            read_original(folder)
+        shard(folder, 1).write_bytes(content)
+    change(shard(folder, 0), mp_world_size=3)
+    with pytest.raises(FileNotFoundError, match=r"has 2 of 3 shards"):
+        read_original(folder)
+
+
+def test_copies_empty_weights_and_wrong_options(state: dict[str, Tensor], tmp_path: Path):
+    folder = write(tmp_path / "x", state, 2)
+    shard(folder, 1).write_bytes(shard(folder, 0).read_bytes())
+    with pytest.raises(ValueError, match=r"mp_rank_01.* is a copy of mp_rank_00"):
+        read_original(folder)
+    folder = write(tmp_path / "y", state)
+    change(shard(folder, 0), module=dict.fromkeys(state, torch.empty(0)))
+    with pytest.raises(ValueError, match=r"are empty, as DeepSpeed's ZeRO-3 .*consolidate"):
+        read_original(folder)
+    change(shard(folder, 0), module={**state, "word_embeddings.weight": torch.tensor(1.0)})
+    with pytest.raises(ValueError, match=r"word_embeddings.weight has the shape \(\)"):
+        read_original(folder)
+    args = argparse.Namespace(num_attention_heads="4")
+    with pytest.raises(ValueError, match=r"saved args have num_attention_heads='4'"):
+        read_original(write(tmp_path / "z", state, entries={"args": args}))
+
+
+def test_not_a_number_is_equal_to_itself(state: dict[str, Tensor], tmp_path: Path):
+    name = "transformer.final_layernorm.bias"
+    own = {**state, name: torch.full_like(state[name], float("nan"))}
+    assert read_original(write(tmp_path / "x", own, 2)).read(name).isnan().all()
+
+
+def test_maps_of_methods_are_put_together(state: dict[str, Tensor], tmp_path: Path):
+    many, one = "student.multi_teacher_model.fit_dense_0.weight", "student.fit_dense.weight"
+    whole_map = torch.arange(64.0).view(8, 8)
+    folder = write(tmp_path / "x", {**state, many: whole_map}, 2)
+    assert torch.equal(read_original(folder).read(many), whole_map)
+    for rank in range(2):
+        module = {**read_pickle(shard(folder, rank))["module"], one: whole_map + rank}
+        change(shard(folder, rank), module=module)
+    with pytest.raises(ValueError, match=rf"how it is divided is not known.*drop=\[{one}"):
+        read_original(folder, replicas="first").read(one)
+    for rank in range(2):
+        change(shard(folder, rank), args=argparse.Namespace(tinybert_fit_parallel=True))
+    merged = read_original(folder).read(one)
+    assert torch.equal(merged, torch.cat([whole_map, whole_map + 1]))

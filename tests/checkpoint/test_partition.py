@@ -45,6 +45,8 @@ def test_a_rank_has_queries_keys_and_values_of_its_heads():
         ("student.t_fit_dense_0.2.weight", "rows"),
         ("student.teacher_model_0.word_embeddings.weight", "rows"),
         ("student.multi_teacher_model.agent_mt_soft.weight", "columns"),
+        ("student.multi_teacher_model.fit_dense_0.weight", "rows"),
+        ("student.multi_teacher_model.t_layernorm_0.weight", "whole"),
         ("multichoice_head.weight", "whole"),
     ],
 )
@@ -55,3 +57,8 @@ def test_kinds(name: str, kind: str):
 def test_what_cannot_be_divided_is_named():
     with pytest.raises(ValueError, match=r"query_key_value\.bias \(96,\) cannot be divided .* 5"):
         split(f"{LAYER}attention.query_key_value.bias", torch.zeros(96), 5)
+
+
+def test_tinyberts_maps_may_be_parallel():
+    for name in ("student.fit_dense.weight", "student.model.fit_dense_1.bias"):
+        assert (kind_of(name), kind_of(name, fit_parallel=True)) == ("whole", "rows")

@@ -65,7 +65,8 @@ def check_way_back(
         run(capsys, *there, "shard_size=100KB")
         source = folder / f"{model}-hf"
         assert len(list(source.glob("*.safetensors"))) > 1
-    run(capsys, f"source={source}", f"target={folder / model}-back", "format=original")
+    there = [f"source={source}", f"target={folder / model}-back", "format=original"]
+    assert "bit by bit" in run(capsys, *there, "--verify")
     assert same(read_module(folder / f"{model}-back"), weights_of(model)), model
 
 
