@@ -9,11 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from glmkd_nemo.cluster.resolve import SCHEMAS
 from glmkd_nemo.cluster.sbatch import is_of
 from glmkd_nemo.cluster.settings import LaunchSettings
 from glmkd_nemo.config.strict import ConfigError, check, nearest
-from glmkd_nemo.recipe.plan import Recipe, Stage, load_recipe
+from glmkd_nemo.recipe.plan import SCHEMAS, Recipe, Stage, load_recipe
 
 
 @dataclass

@@ -12,35 +12,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glmkd_nemo.cluster.settings import CONF
-from glmkd_nemo.config.evaluate import EvaluateSchema
-from glmkd_nemo.config.finetune import FinetuneSchema
-from glmkd_nemo.config.generate import GenerateSchema
 from glmkd_nemo.config.overrides import check_overrides
-from glmkd_nemo.config.schema import PretrainSchema
 from glmkd_nemo.config.strict import ConfigError, check
-from glmkd_nemo.recipe.plan import Stage
+from glmkd_nemo.recipe.plan import SCHEMAS, Stage
 from glmkd_nemo.tune.settings import flat
-
-# Scripts with a configuration to compose: the ones that run a process per device and join what
-# srun or torchrun started
-SCHEMAS: dict[str, type] = {
-    "pretrain": PretrainSchema,
-    "finetune": FinetuneSchema,
-    "evaluate": EvaluateSchema,
-    "generate": GenerateSchema,
-}
-# How a stage is spread over processes, and where and how often it logs
-_MAY_CHANGE = (
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.log_every_n_steps",
-    "_parallel",
-    "micro_batch_size",
-    "num_workers",
-    "cache_dir",
-    "exp_manager.",
-)
-_NONE = "(none)"  # not null, which is a value
 
 
 def compose(script: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from glmkd_nemo.cluster.body import BODY
-from glmkd_nemo.cluster.resolve import SCHEMAS
 from glmkd_nemo.cluster.settings import ROOT, SlurmSettings
 from glmkd_nemo.config.strict import ConfigError
-from glmkd_nemo.recipe.plan import Stage
+from glmkd_nemo.recipe.plan import SCHEMAS, Stage
 
 
 def job_script(recipe: str, stage: Stage, cluster: SlurmSettings, folder: Path) -> str:

@@ -17,7 +17,8 @@ from glmkd_nemo.tune.settings import CONF
 
 __all__ = ["SCHEMAS", "Recipe", "Stage", "load_recipe"]
 
-# of scripts with a configuration to compose
+# Scripts with a configuration to compose: the ones that run a process per device and join what
+# srun or torchrun started
 SCHEMAS: dict[str, type] = {
     "pretrain": PretrainSchema,
     "finetune": FinetuneSchema,
