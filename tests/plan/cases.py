@@ -202,7 +202,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "no stage": ("recipe=tinybert", "stage=pretran"),
     "which stage": ("recipe=tinybert",),
     "no number": ("model=tiny4", "micro_batch_size=x", "model.optim.lr=y"),
-    "answers": ("recipe=albert", "stage=finetune_record"),
     "indivisible": ("model=tiny4", *SMALL, "tensor_model_parallel_size=3"),
     "no bf16": ("model=tiny4", *SMALL, "gpu=v100-32g"),
     "no method": ("model=tiny4", "teacher=base", *SMALL),

@@ -1,6 +1,5 @@
 """The planner's command: tables, search, and errors that say what would help."""
 
-import re
 from typing import Any
 
 import pytest
@@ -35,14 +34,6 @@ def test_a_stage_of_a_recipe_is_planned_at_its_own_layout(found: dict[str, Any])
     assert code == 0
     assert "recipe tinybert, stage pretrain: 1 x 4 v100-32g" in text
     assert "6 + 12" in text  # layers of the student, and of the teacher that the recipe names
-
-
-def test_answers_of_an_example_are_sequences_of_their_own(found: dict[str, Any]) -> None:
-    code, text = found["printed"]["answers"]
-    assert code == 0
-    samples, tokens = re.findall(r"([\d,.]+) (?:samples|tokens)/s", text)
-    in_sample = float(tokens.replace(",", "")) / float(samples.replace(",", ""))
-    assert in_sample == pytest.approx(10 * 512, rel=0.01)  # ReCoRD's choices
 
 
 @pytest.mark.parametrize(

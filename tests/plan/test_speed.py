@@ -4,8 +4,17 @@ import pytest
 
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan.activations import Tokens
+from glmkd_nemo.plan.build import BuiltRank
 from glmkd_nemo.plan.hardware import Assumed, Gpu
-from glmkd_nemo.plan.speed import head_flops, layer_flops, machine_of, pipeline_seconds
+from glmkd_nemo.plan.layout import Layout
+from glmkd_nemo.plan.speed import (
+    Speed,
+    head_flops,
+    layer_flops,
+    machine_of,
+    pipeline_seconds,
+    speed_of,
+)
 
 CONFIG = GLMConfig(vocab_size=1000, num_layers=2, hidden_size=512, num_attention_heads=8)
 
@@ -33,3 +42,16 @@ def test_a_machine_reaches_the_assumed_share_of_its_peaks() -> None:
     assert (machine.operations, machine.memory) == (5e14, 1.5e12)
     with pytest.raises(ValueError, match="precision=32: this GPU has bf16"):
         machine_of(gpu, "32", Assumed())
+
+
+def test_answers_and_passes_count_in_tokens_and_operations_alike() -> None:
+    def speed(name: str, passes: int) -> Speed:
+        rank = BuiltRank(0, CONFIG, {}, [], 0, 0, 0, 0, 0, passes=passes)
+        machine = machine_of(Gpu(80, {"32": 50.0}, 3000, 400, 50), "32", Assumed())
+        task = {"name": name, "seq_length": 512}
+        return speed_of([rank], {"task": task}, Layout(4, 4, 1, 1, 2, 16), machine, Assumed())
+
+    plain, several = speed("rte", 1), speed("record", 2)  # ReCoRD: 10 entities to choose from
+    assert plain.tokens == 16 * 512
+    assert several.tokens == 20 * plain.tokens
+    assert several.flops == pytest.approx(20 * plain.flops)
