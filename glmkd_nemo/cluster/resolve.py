@@ -17,6 +17,19 @@ from glmkd_nemo.config.strict import ConfigError, check
 from glmkd_nemo.recipe.plan import SCHEMAS, Stage
 from glmkd_nemo.tune.settings import flat
 
+# How a stage is spread over processes, and where and how often it logs
+_MAY_CHANGE = (
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.log_every_n_steps",
+    "_parallel",
+    "micro_batch_size",
+    "num_workers",
+    "cache_dir",
+    "exp_manager.",
+)
+_NONE = "(none)"  # not null, which is a value
+
 
 def compose(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The resolved, checked configuration of ``scripts/<script>.py`` with these arguments.
