@@ -46,7 +46,7 @@ def _teachers_by_path(arguments: list[str]) -> list[str]:
     spelled = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key == "teacher" and value.endswith(".nemo"):
+        if key == "teacher" and value.strip("'\"").endswith(".nemo"):
             spelled += ["teacher=nemo", f"model.teachers.t0.restore_from_path={value}"]
         else:
             spelled.append(argument)

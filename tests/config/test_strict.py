@@ -114,6 +114,7 @@ def test_right_arguments_are_spelled_for_hydra(sections: dict):
         "+trainer.max_time=00:01:00:00",
         "~model.attention_scale",
         "hydra.verbose=true",
+        "teacher='a b.nemo'",
     ]
     assert check_overrides(arguments, PretrainSchema, CONF, sections) == [
         "model=base",
@@ -124,6 +125,8 @@ def test_right_arguments_are_spelled_for_hydra(sections: dict):
         "++trainer.max_time=00:01:00:00",
         "~model.attention_scale",
         "hydra.verbose=true",
+        "teacher=nemo",
+        "++model.teachers.t0.restore_from_path='a b.nemo'",
     ]
 
 
