@@ -46,6 +46,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_its_own_test_passes(copy: Path):
     done = run(copy, "-m", "pytest", f"tests/distill/test_{NAME}.py")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ import pytest
 from tests.distillation.aggregator_runs import LAYOUTS
 from tests.launch import run_ranks
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

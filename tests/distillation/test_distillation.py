@@ -83,6 +83,7 @@ def test_bf16_is_near(alone: dict[str, Any]):
     assert found["tinybert/hidden_states.0"] != expected["tinybert/hidden_states.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_is_resumed_at_another_layout(
     alone: dict[str, Any], together: dict[str, Any], layout: str

@@ -48,6 +48,7 @@ def test_kept_tokens_compare_alike_whatever_the_output(alone: dict[str, Any]):
     assert mapped["hard/hard"] > unmapped["hard/hard"]  # shared rows take probability
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["mapped", "unmapped"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_resumed_at_another_layout_without_the_table(

@@ -84,6 +84,7 @@ def test_the_page(tmp_path: Path):
     assert "| sid | 1 |" in text
 
 
+@pytest.mark.slow
 def test_a_layout_is_measured():
     cases = cases_of(HERE)["kd"][:1]
     tp2 = next(layout for layout in LAYOUTS if layout.name == "TP2")

@@ -166,6 +166,7 @@ def test_number_of_parameters():
     assert albert.num_parameters() == factorised + layer + rest
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_at_another_layout(tmp_path: Path):
     """Weights, archive and optimizer state of a model of all forms, through the real shell."""
     args = {"root": str(tmp_path)}

@@ -89,7 +89,10 @@ def test_missing_inputs_are_named_before_anything_runs(tmp_path: Path, scripts: 
     assert noted(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+)
 def test_a_stopped_recipe_goes_on(tmp_path: Path, scripts: Path, number: int) -> None:
     """Ctrl-C lets the stage write its checkpoint; a stage whose recipe was killed is waited for."""
     slow = [str(HERE / "two_stages.yaml"), f"out={tmp_path / 'out'}"]
