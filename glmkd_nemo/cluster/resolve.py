@@ -15,19 +15,11 @@ from glmkd_nemo.cluster.settings import CONF
 from glmkd_nemo.config.overrides import check_overrides
 from glmkd_nemo.config.strict import ConfigError, check
 from glmkd_nemo.recipe.plan import SCHEMAS, Stage
+from glmkd_nemo.recipe.record import LAYOUT
 from glmkd_nemo.tune.settings import flat
 
 # How a stage is spread over processes, and where and how often it logs
-_MAY_CHANGE = (
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.log_every_n_steps",
-    "_parallel",
-    "micro_batch_size",
-    "num_workers",
-    "cache_dir",
-    "exp_manager.",
-)
+_MAY_CHANGE = (*LAYOUT, "trainer.log_every_n_steps", "num_workers", "cache_dir", "exp_manager.")
 _NONE = "(none)"  # not null, which is a value
 
 

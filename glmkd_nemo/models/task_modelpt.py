@@ -16,7 +16,7 @@ from glmkd_nemo.models.distill_modelpt import GLMDistillModelPT
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.heads import HeadConfig, PooledHead
 from glmkd_nemo.models.modelpt import Batch
-from glmkd_nemo.tasks.registry import build_task, over_tokens
+from glmkd_nemo.tasks.registry import answers_of, build_task
 from glmkd_nemo.tasks.task import Scores
 
 
@@ -152,11 +152,10 @@ class GLMTaskModelPT(GLMDistillModelPT):
 def _of_this_task(cfg: DictConfig) -> DictConfig:
     """What ``of: answers`` stands for; the task's labels are the only term where there is none."""
     own = DictConfig(OmegaConf.to_container(cfg, resolve=True))
-    answers = "tokens" if over_tokens(cfg.task) else "classes"
     with open_dict(own):
         own.distill = own.get("distill") or {}
         labels = {"hard": {"method": "hard", "of": "answers"}}
-        own.distill.terms = with_answers(own.distill.get("terms") or labels, answers)
+        own.distill.terms = with_answers(own.distill.get("terms") or labels, answers_of(cfg.task))
     return own
 
 

@@ -166,12 +166,11 @@ def compose(script: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _resolve_answers(model: dict[str, Any]) -> None:
     """What ``of: answers`` of terms stands for on the task of this section, if it has one."""
     from glmkd_nemo.distill.terms import with_answers
-    from glmkd_nemo.tasks.registry import over_tokens
+    from glmkd_nemo.tasks.registry import answers_of
 
     task, distill = model.get("task"), model.get("distill") or {}
     if task and distill.get("terms"):
-        answers = "tokens" if over_tokens(task) else "classes"
-        distill["terms"] = with_answers(distill["terms"], answers)
+        distill["terms"] = with_answers(distill["terms"], answers_of(task))
 
 
 def vocabulary_of(tokenizer: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from glmkd_nemo.recipe.process import newest_attempt
 FILE, LOGS = "recipe.json", "logs"
 _STEP = re.compile(r"step (\d+)/\d+ (?:.* )?loss (-?[\d.]+|nan|inf)\b")
 # how a stage is spread over processes may change between two attempts
-_LAYOUT = ("trainer.devices", "trainer.num_nodes", "_parallel", "micro_batch_size")
+LAYOUT = ("trainer.devices", "trainer.num_nodes", "_parallel", "micro_batch_size")
 
 
 @dataclass
@@ -97,4 +97,4 @@ def check_same(stage: Stage, note: Note, out: Path) -> None:
 
 def _settings(arguments: Iterable[str]) -> dict[str, str]:
     keyed = {argument.partition("=")[0]: argument for argument in arguments}
-    return {k: v for k, v in keyed.items() if not any(part in k for part in _LAYOUT)}
+    return {k: v for k, v in keyed.items() if not any(part in k for part in LAYOUT)}

@@ -76,6 +76,11 @@ def over_tokens(cfg: Mapping[str, Any]) -> bool:
     return name not in SUPERGLUE or name == "wsc_generative"
 
 
+def answers_of(cfg: Mapping[str, Any]) -> str:
+    """What ``of: answers`` of a term stands for on a section's task: ``tokens`` or ``classes``."""
+    return "tokens" if over_tokens(cfg) else "classes"
+
+
 def _config_class(name: str) -> Any:
     return task_class(name).Config  # type: ignore[attr-defined]
 
