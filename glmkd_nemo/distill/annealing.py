@@ -7,10 +7,11 @@ import math
 from torch import Tensor
 
 from glmkd_nemo.distill.class_losses import check_of, hard_classes, soft_classes, task_of
-from glmkd_nemo.distill.losses import hard_label, prediction_of_rows
+from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import MASKS, Batch, StepContext, Taps
+from glmkd_nemo.distill.positions import Positions
+from glmkd_nemo.distill.row_loss import TokenLoss, hard_tokens
 from glmkd_nemo.distill.taps import as_tap
-from glmkd_nemo.models.logits import comparable
 
 LOGITS, CLASSES = ("logits", None), ("classes", None)
 
@@ -46,11 +47,16 @@ def annealed_error(
         return soft_classes(
             "mse", student[CLASSES], as_tap(teacher[CLASSES]).value * factor, choices
         )
-    where = batch.mask(mask)
-    s, t = comparable(student[LOGITS], teacher[LOGITS])
-    return prediction_of_rows(
-        "mse", s.rows(where), t.rows(where) * factor, where, s.vocab_size, 1.0
-    )
+    return annealed_tokens(mask, factor)(student, teacher, batch)
+
+
+def annealed_tokens(mask: str, factor: float) -> TokenLoss:
+    """:func:`annealed_error` of tokens, as a loss of rows."""
+
+    def where(batch: Batch) -> Positions:
+        return batch.positions(mask)
+
+    return TokenLoss(SoftLoss("mse"), where, change=lambda student, rows: rows * factor)
 
 
 def hard_error(student: Taps, batch: Batch, of: str) -> Tensor:
@@ -58,7 +64,7 @@ def hard_error(student: Taps, batch: Batch, of: str) -> Tensor:
     if of == "classes":
         task = task_of(batch)
         return hard_classes(student[CLASSES], task.label, task.choice_mask)
-    return hard_label(student[LOGITS], batch.labels, batch.target)
+    return hard_tokens()(student, {}, batch)
 
 
 def hard_weight(context: StepContext, denominator: float, hard_after: float) -> float:

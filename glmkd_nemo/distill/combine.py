@@ -27,18 +27,25 @@ def combined(
     """
     total = None
     for planned, value in values:
-        factor = 1.0 if weights is None else factor_of(planned, weights, teachers)
-        term = planned.weight * weighed(value, factor)
-        total = term if total is None else total + term
+        factor = factor_of(planned, weights, teachers)
+        total = added(total, planned.weight * weighed(value, factor))
     if weights is not None:
         for loss in weights.extra.values():
-            term = weights.extra_weight * loss.mean()
-            total = term if total is None else total + term
+            total = added(total, weights.extra_weight * loss.mean())
     return total
 
 
-def factor_of(planned: WeightedPart, weights: Weights, teachers: Sequence[str]) -> Factor:
-    """The aggregator's factor on a part."""
+def added(total: Tensor | None, term: Tensor | None) -> Tensor | None:
+    """The sum of two scalars, either of which may be missing."""
+    if total is None or term is None:
+        return term if total is None else total
+    return total + term
+
+
+def factor_of(planned: WeightedPart, weights: Weights | None, teachers: Sequence[str]) -> Factor:
+    """The aggregator's factor on a part; 1 without aggregator."""
+    if weights is None:
+        return 1.0
     if planned.teacher is None:
         return weights.hard
     kind = weights.prediction if planned.part.prediction else weights.intermediate

@@ -24,15 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glmkd_nemo.distill import fused_rows
 from glmkd_nemo.distill.class_losses import real_log_softmax, soft_classes
 from glmkd_nemo.distill.losses import (
     KINDS,
     at_least_fp32,
     log_partition,
-    prediction_of_rows,
-    sample_sum,
+    masked_entropy,
+    row_values,
 )
 from glmkd_nemo.distill.parallel import all_sum, shared
+from glmkd_nemo.distill.positions import Positions, positions
+from glmkd_nemo.distill.row_loss import Average, RowLoss
 from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits, comparable
 
@@ -42,7 +45,7 @@ _LARGE = 30.0  # e^30 is far from the largest fp32 number
 
 
 @dataclass
-class SoftLoss:
+class SoftLoss(RowLoss):
     """Options of a soft-label loss, and the loss itself.
 
     Attributes:
@@ -74,27 +77,57 @@ class SoftLoss:
             raise ValueError(f"{method}: skew {self.skew} must be between 0 and 1.")
 
     def of_logits(
-        self, student: Logits, teacher: Logits, mask: Tensor, kept_only: bool = False
+        self,
+        student: Logits,
+        teacher: Logits,
+        mask: Tensor | Positions,
+        kept_only: bool = False,
     ) -> Tensor:
         """Of token logits, averaged over all positions of a sample: ``[b]``.
 
         Args:
-            mask: ``[b, s]`` booleans, positions that count.
+            mask: ``[b, s]``, positions that count.
             kept_only: compare the tokens that the student's vocabulary map keeps only.
         """
         student, teacher = comparable(student, teacher, kept_only)
         return self.of_rows(student.rows(mask), teacher.rows(mask), mask, student.vocab_size)
 
-    def of_rows(self, s: Tensor, t: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
+    def of_rows(self, s: Tensor, t: Tensor, mask: Tensor | Positions, vocab_size: int) -> Tensor:
         """:meth:`of_logits` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
+        where, rows = positions(mask), self.rows(s, t)
+        return self.average(where, vocab_size, rows.dtype).of(where.sum(rows))
+
+    @property
+    def scale(self) -> float:
+        """``1 / T`` where the gradient is written down."""
+        return 1 / self.temperature if self.loss == "kl" else 1.0
+
+    def rows(self, s: Tensor, t: Tensor | None, labels: Tensor | None = None) -> Tensor:
+        """Values of rows, see :class:`RowLoss`."""
+        assert t is not None
         if self.loss in KINDS:
-            return prediction_of_rows(self.loss, s, t, mask, vocab_size, self.temperature)
+            return row_values(self.loss, s, t, self.temperature)
         s, t = at_least_fp32(s), at_least_fp32(t)
         z_s, z_t = (shared(log_partition(x / self.temperature)).unsqueeze(-1) for x in (s, t))
         log_q, log_p = s / self.temperature - z_s, t / self.temperature - z_t
         lead = (s - t) / self.temperature - (z_s - z_t)  # log_q - log_p, but exact where both agree
-        rows = all_sum(self.terms(log_q, log_p, lead).sum(-1)) * self.temperature**2
-        return sample_sum(rows, mask) / mask.shape[1]
+        return all_sum(self.terms(log_q, log_p, lead).sum(-1)) * self.temperature**2
+
+    def average(self, where: Positions, vocab_size: int, dtype: torch.dtype) -> Average:
+        """The mean over all positions, masked ones too (and of ``mse`` over the vocabulary)."""
+        scale = 1 / (where.shape[1] * (vocab_size if self.loss == "mse" else 1))
+        if self.loss != "ce":
+            return Average(scale)
+        return Average(scale, scale * masked_entropy(where, vocab_size, dtype))
+
+    def gradient_(
+        self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Written down for ``kl``."""
+        assert t is not None
+        if self.loss == "kl":
+            return fused_rows.kl_(s, t, scratch, self.temperature)
+        return super().gradient_(s, t, labels, scratch)
 
     def of_whole(self, s: Tensor, t: Tensor) -> Tensor:
         """Of logits that every tensor-parallel rank has whole: ``[..., n] -> [...]``."""

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glmkd_nemo.distill.parallel import all_max, all_sum, shared, tp_size
+from glmkd_nemo.distill.positions import Positions, positions
 from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits, comparable
 
@@ -58,11 +59,14 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     # nothing in fp32; the difference of entropies would, being thousands of times smaller than
     # either at high temperatures.
     u = lead - shared(all_sum((p * lead).sum(-1))).unsqueeze(-1)
-    if float(all_max(u.amax() if u.numel() else u.sum())) < _NO_OVERFLOW:
-        divergence = all_sum((p * (u.expm1() - u)).sum(-1)).log1p()
-    else:
-        divergence = all_sum((p * (log_p - s)).sum(-1)) + log_partition(s)
-    return divergence * temperature**2
+    largest = all_max(u.amax(-1) if u.shape[-1] else u.sum(-1))
+    close = largest < _NO_OVERFLOW
+    if u.is_cpu and bool(close.all()):  # nobody to wait for; elsewhere both forms are computed
+        return all_sum((p * (u.expm1() - u)).sum(-1)).log1p() * temperature**2
+    u = u.clamp(max=_NO_OVERFLOW)
+    near = all_sum((p * (u.expm1() - u)).sum(-1)).log1p()
+    far = all_sum((p * (log_p - s)).sum(-1)) + log_partition(s)
+    return torch.where(close, near, far) * temperature**2
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -108,14 +112,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, first_column: int = 0) -> Tens
 
 
 def prediction(
-    kind: str, student: Logits, teacher: Logits, mask: Tensor, temperature: float = 1.0
+    kind: str,
+    student: Logits,
+    teacher: Logits,
+    mask: Tensor | Positions,
+    temperature: float = 1.0,
 ) -> Tensor:
     """A soft-label loss, averaged over all positions of a sample.
 
     Args:
         kind: ``"kl"`` (times T^2), ``"ce"`` (no factor) or ``"mse"`` (no temperature, mean over
             the vocabulary too).
-        mask: ``[b, s]`` booleans, positions that count.
+        mask: ``[b, s]``, positions that count.
 
     Returns:
         ``[b]``.
@@ -128,33 +136,56 @@ def prediction(
     return prediction_of_rows(kind, s, t, mask, student.vocab_size, temperature)
 
 
-def prediction_of_rows(
-    kind: str, s: Tensor, t: Tensor, mask: Tensor, vocab_size: int, temperature: float
-) -> Tensor:
-    """:func:`prediction` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
+def row_values(kind: str, s: Tensor, t: Tensor, temperature: float) -> Tensor:
+    """A soft-label loss of each row: ``[..., V'] -> [...]``; ``mse`` is a sum over the vocabulary.
+
+    Raises:
+        ValueError: another kind.
+    """
     if kind == "kl":
-        return sample_sum(kl(s, t, temperature), mask) / mask.shape[1]
+        return kl(s, t, temperature)
     if kind == "ce":
-        masked = (~mask).sum(1).to(at_least_fp32(s).dtype) * math.log(vocab_size)
-        return (sample_sum(soft_cross_entropy(s, t, temperature), mask) + masked) / mask.shape[1]
+        return soft_cross_entropy(s, t, temperature)
     if kind == "mse":
-        return sample_sum(squared_error(s, t), mask) / (mask.shape[1] * vocab_size)
+        return squared_error(s, t)
     raise ValueError(f"soft loss {kind!r} is unknown: {', '.join(KINDS)}.")
 
 
-def hard_label(student: Logits, labels: Tensor, mask: Tensor) -> Tensor:
+def prediction_of_rows(
+    kind: str,
+    s: Tensor,
+    t: Tensor,
+    mask: Tensor | Positions,
+    vocab_size: int,
+    temperature: float,
+) -> Tensor:
+    """:func:`prediction` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
+    where = positions(mask)
+    sums = where.sum(row_values(kind, s, t, temperature))
+    if kind == "ce":
+        sums = sums + masked_entropy(where, vocab_size, sums.dtype)
+    return sums / (where.shape[1] * (vocab_size if kind == "mse" else 1))
+
+
+def masked_entropy(where: Positions, vocab_size: int, dtype: torch.dtype) -> Tensor:
+    """``[b]``: what the masked positions, rows of zeros, add to a sum of cross-entropies."""
+    return (where.shape[1] - where.numbers(dtype)) * math.log(vocab_size)
+
+
+def hard_label(student: Logits, labels: Tensor, mask: Tensor | Positions) -> Tensor:
     """Cross-entropy with the labels; the mean over samples is the mean over unmasked *tokens*.
 
     Args:
         labels: ``[b, s]``.
-        mask: ``[b, s]`` booleans.
+        mask: ``[b, s]``.
 
     Returns:
         ``[b]``: a sample's sum over the batch's mean number of unmasked tokens.
     """
-    columns = student.columns_of(labels[mask])
+    where = positions(mask)
+    columns = student.columns_of(where.of(labels))
     losses = cross_entropy(student.rows(mask), columns, student.columns.start)
-    return ratio_of_means(sample_sum(losses, mask), mask.sum(1))
+    return ratio_of_means(where.sum(losses), where.numbers(losses.dtype))
 
 
 def mse(student: Tap | Tensor, teacher: Tap | Tensor) -> Tensor:
@@ -203,10 +234,9 @@ def relation(student: Tap, teacher: Tap) -> Tensor:
     return loss if student.shard is None else all_sum(loss) / tp_size()
 
 
-def sample_sum(rows: Tensor, mask: Tensor) -> Tensor:
+def sample_sum(rows: Tensor, mask: Tensor | Positions) -> Tensor:
     """Sums values of unmasked rows by sample: ``[n]`` with ``mask [b, s]`` -> ``[b]``."""
-    sample = mask.nonzero()[:, 0]
-    return rows.new_zeros(mask.shape[0]).index_add(0, sample, rows)
+    return positions(mask).sum(rows)
 
 
 def ratio_of_means(numerator: Tensor, count: Tensor) -> Tensor:

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.distill.taps import Edits, TapKey
 
 Taps = Mapping[TapKey, Any]
 
 # Positions that a loss can be restricted to. GLMKD tells padding in two ways, kept apart here.
 MASKS = ("target", "pad_labels", "pad_positions", "none")
+COUNTED = ("target", "pad_labels", "pad_positions", "pad_positions_and_target")
 
 
 class ModelShape(NamedTuple):
@@ -61,7 +64,11 @@ class TaskBatch:
 class Batch:
     """A micro-batch: ``input_ids``, ``labels``, ``loss_mask`` ``[b, s]``, ``position_ids``
     ``[b, 2, s]``, ``attention_mask`` ``[b]`` (sep) or a full mask; on a task, ``task`` too (then
-    ``labels`` are the target ids and ``loss_mask`` tells where they are predicted)."""
+    ``labels`` are the target ids and ``loss_mask`` tells where they are predicted).
+
+    ``counts`` ``[b, 4]`` are numbers on the host: how many positions of a sample each mask of
+    :data:`COUNTED` has. Without them, taking a loss of some positions waits for the device once.
+    """
 
     input_ids: Tensor
     position_ids: Tensor
@@ -69,6 +76,7 @@ class Batch:
     labels: Tensor
     loss_mask: Tensor
     task: TaskBatch | None = None
+    counts: np.ndarray | None = None
 
     @cached_property
     def target(self) -> Tensor:
@@ -102,10 +110,32 @@ class Batch:
         mask: Tensor = getattr(self, "everywhere" if name == "none" else name)
         return mask
 
+    def positions(self, name: str) -> Positions:
+        """Those of a mask, by the name that :meth:`mask` takes; made once."""
+        made = self._positions
+        if name not in made:
+            mask, count = self.mask(name), None
+            if name == "none":
+                count = mask.numel()
+            elif self.counts is not None and name in COUNTED:
+                count = int(self.counts[:, COUNTED.index(name)].sum())
+            made[name] = Positions(mask, count)
+        return made[name]
+
+    @cached_property
+    def _positions(self) -> dict[str, Positions]:
+        return {}
+
 
 def batch_of(fields: Mapping[str, Any]) -> Batch:
     """A micro-batch as the data loader yields it (keys are the fields of :class:`Batch`)."""
     return Batch(**fields)
+
+
+def counted(fields: Mapping[str, Any]) -> np.ndarray:
+    """``Batch.counts`` of a batch that is still on the host."""
+    batch = batch_of(fields)
+    return np.stack([batch.mask(name).sum(1).numpy() for name in COUNTED], 1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from glmkd_nemo.distill.aggregator import Weights
 from glmkd_nemo.distill.board import Board
 from glmkd_nemo.distill.carry import tie
-from glmkd_nemo.distill.combine import Valued, combined
+from glmkd_nemo.distill.combine import Valued, added, combined
+from glmkd_nemo.distill.fused_kl import Workspace
+from glmkd_nemo.distill.fused_parts import FusedParts
 from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective
@@ -54,6 +56,7 @@ class DistillationStep:
         self.routes = Routes(config, objective, bool(teachers))
         self.lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
         self._scale: Callable[[], float] = lambda: 1.0
+        self._space = Workspace()
 
     @property
     def batch_factor(self) -> int:
@@ -101,11 +104,14 @@ class DistillationStep:
             )
         taken = self.routes.take_taps(whole)
         student = Views({**taps, **taken}, sizes)
-        values = self._values(student, taps_of, batches)
         if self.stage < self.last:
+            values = self._values(student, taps_of, batches, None)
             return self._inner(output, taps, values, list(taken.values()), context)
+        weights = self._weights(student, taps_of, batches[0], context)
+        fused = FusedParts(self._space, weights, self._order)
+        values = self._values(student, taps_of, batches, fused)
         values += (from_before := self.routes.take_values(sizes))
-        loss = combined(values, self._weights(student, taps_of, batches[0], context), self._order)
+        loss = added(combined(values, weights, self._order), self._of_fused(fused))
         if loss is None:  # all terms of this step live on other stages
             loss = output.all().sum() * 0.0
         self._board.add("loss", loss)
@@ -123,17 +129,29 @@ class DistillationStep:
         return list(self.objective.teachers)
 
     def _values(
-        self, student: Views, taps_of: Mapping[str | None, Views], batches: list[Batch]
+        self,
+        student: Views,
+        taps_of: Mapping[str | None, Views],
+        batches: list[Batch],
+        fused: FusedParts | None,
     ) -> list[Valued]:
-        """Values ``[b]`` of the parts at home on this stage."""
+        """Values ``[b]`` of the parts at home on this stage, but for those that ``fused`` takes."""
         found = []
         for planned in self.routes.mine:
             view = planned.part.view
             mine, theirs = student[view], taps_of[planned.teacher][view]
+            if fused is not None and fused.takes(planned, mine, theirs, batches[view]):
+                continue
             value = planned.part.loss(mine, theirs, batches[view])
             self._board.add(planned.name, value.mean())
             found.append((planned, value))
         return found
+
+    def _of_fused(self, fused: FusedParts) -> Tensor | None:
+        total, values = fused.losses()
+        for name, value in values.items():
+            self._board.add(name, value.mean())
+        return total
 
     def _inner(
         self,

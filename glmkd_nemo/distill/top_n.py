@@ -11,10 +11,16 @@ from torch import Tensor
 
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means, sample_sum
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank, tp_size
+from glmkd_nemo.distill.positions import Positions
 
 
-def count(n: float, vocab_size: int) -> int:
-    """How many tokens: ``n``, or below 1 that share of the vocabulary; from one to all."""
+def count(n: float | None, vocab_size: int) -> int:
+    """How many tokens: ``n``, or below 1 that share of the vocabulary; from one to all.
+
+    ``None`` is all.
+    """
+    if n is None:
+        return vocab_size
     wanted = int(n * vocab_size) if 0 < n < 1 else int(n)
     return min(max(wanted, 1), vocab_size)
 
@@ -23,7 +29,7 @@ def top_n(
     loss: Callable[[Tensor, Tensor], Tensor],
     student: Tensor,
     teacher: Tensor,
-    mask: Tensor,
+    mask: Tensor | Positions,
     n: int,
     first_column: int,
 ) -> tuple[Tensor, Tensor]:
@@ -32,7 +38,7 @@ def top_n(
     Args:
         loss: of these tokens' logits ``[rows, n]``, whole on every rank: ``[rows]``.
         student, teacher: logits ``[rows, V']`` of the positions in ``mask``.
-        mask: ``[b, s]`` booleans.
+        mask: ``[b, s]``.
         n: how many tokens.
         first_column: vocabulary id of this rank's first column.
 

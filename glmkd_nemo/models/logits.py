@@ -19,6 +19,7 @@ from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
 from glmkd_nemo.distill.parallel import shared, whole_rows
+from glmkd_nemo.distill.positions import Positions, positions
 from glmkd_nemo.models.vocab_map import VocabMap
 
 
@@ -65,7 +66,7 @@ class Logits:
         start = parallel_state.get_tensor_model_parallel_rank() * self.width
         end = min(start + self.width, self.vocab_size)
         self.columns = range(min(start, self.vocab_size), end)
-        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[int, tuple[Tensor | Positions, Tensor]] = {}
 
     def samples(self, start: int, stop: int) -> Logits:
         """The handle of samples ``start`` to ``stop`` (excluded) of the batch."""
@@ -110,7 +111,7 @@ class Logits:
 
     def _view(self, ids: Tensor | None, width: int) -> Logits:
         view = copy.copy(self)
-        view.__dict__.pop("_head", None)
+        view.__dict__.pop("head", None)
         view._stored, view._views = None, {}
         rows = self._rows_of(ids)
         view._see(rows, ids, (len(rows), width))
@@ -135,7 +136,7 @@ class Logits:
         return columns if self._picked is None else self._picked[columns]
 
     @cached_property
-    def _head(self) -> Tensor:
+    def head(self) -> Tensor:
         """``[V', h]``, the weights of this rank's columns."""
         if self._picked is None:
             return self._weight[: len(self.columns)]
@@ -149,21 +150,35 @@ class Logits:
 
     def all(self) -> Tensor:
         """``[b, s, V']``: logits of all positions, this rank's real columns."""
-        return F.linear(self._states.bsh, self._head)
+        return F.linear(self._states.bsh, self.head)
 
-    def rows(self, mask: Tensor) -> Tensor:
+    def rows(self, mask: Tensor | Positions) -> Tensor:
         """Logits of the positions where ``mask`` holds.
 
         Args:
-            mask: ``[b, s]`` booleans. Give the same tensor to share the product between terms.
+            mask: ``[b, s]``. Give the same object to share the product between terms.
 
         Returns:
             ``[n, V']``, ``n`` the number of true entries, in row-major order.
         """
         if id(mask) not in self._rows:
-            product = F.linear(self._states.bsh[mask], self._head)
+            product = F.linear(self.states(mask), self.head)
             self._rows[id(mask)] = (mask, product)  # the mask is kept, so its id stays its own
         return self._rows[id(mask)][1]
+
+    def has_rows(self, mask: Tensor | Positions) -> bool:
+        """Whether :meth:`rows` of this mask are multiplied out already."""
+        return id(mask) in self._rows
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a loss on these logits would have a gradient."""
+        return self._states.bsh.requires_grad or self._weight.requires_grad
+
+    def states(self, mask: Tensor | Positions) -> Tensor:
+        """The head's input where ``mask`` holds, ``[n, h]``, equal on all tensor-parallel ranks;
+        its gradient is summed over them."""
+        return positions(mask).of(self._states.bsh)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Other hidden states times the same head: ``[b, s, h] -> [b, s, V']``.
@@ -171,7 +186,7 @@ class Logits:
         Args:
             hidden: equal on all tensor-parallel ranks; its gradient is summed over them.
         """
-        return F.linear(shared(hidden), self._head)
+        return F.linear(shared(hidden), self.head)
 
 
 class _States:

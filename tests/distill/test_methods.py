@@ -9,6 +9,7 @@ import torch
 
 from glmkd_nemo.distill.method import Batch, ModelShape, Part, StepContext
 from glmkd_nemo.distill.methods import method_class
+from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.distill.taps import Tap
 
 STUDENT, TEACHER = ModelShape(2, 8, 2), ModelShape(5, 12, 2)
@@ -164,9 +165,9 @@ def test_glmd_masks(options: dict[str, bool], mask: str):
         vocab_size = width = 4
         tokens = None
 
-        def rows(self, mask: torch.Tensor) -> torch.Tensor:
-            asked.append(mask)
-            return torch.zeros(int(mask.sum()), 4)
+        def rows(self, where: Positions) -> torch.Tensor:
+            asked.append(where.mask)
+            return torch.zeros(len(where.index), 4)
 
     part = build("glmd", **options).parts(StepContext())[0]
     part.loss({LOGITS: Handle()}, {LOGITS: Handle()}, batch)

@@ -15,6 +15,7 @@ from glmkd_nemo.distill.annealing import (
     CLASSES,
     LOGITS,
     annealed_error,
+    annealed_tokens,
     annealing_factor,
     check_annealing,
 )
@@ -49,12 +50,15 @@ class AnnealingKD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """One part, ``soft``."""
-        loss = partial(self._loss, annealing_factor(context.progress, self.config.max_t))
-        keys = (CLASSES if self.config.of == "classes" else LOGITS,)
-        return [Part("soft", loss, keys, keys, prediction=True)]
+        factor = annealing_factor(context.progress, self.config.max_t)
+        if self.config.of == "classes":
+            classes = partial(self._classes, factor)
+            return [Part("soft", classes, (CLASSES,), (CLASSES,), prediction=True)]
+        tokens = annealed_tokens(self.config.mask, factor)
+        return [Part("soft", tokens, (LOGITS,), (LOGITS,), prediction=True)]
 
-    def _loss(self, factor: float, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return annealed_error(student, teacher, batch, self.config.of, self.config.mask, factor)
+    def _classes(self, factor: float, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        return annealed_error(student, teacher, batch, "classes", "none", factor)
 
 
 METHOD = AnnealingKD

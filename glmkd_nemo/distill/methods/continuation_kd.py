@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glmkd_nemo.distill import annealing
 from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.row_loss import hard_tokens
 
 
 @dataclass
@@ -62,10 +63,11 @@ class ContinuationKD(Method):
         c = self.config
         psi = annealing.hard_weight(context, c.psi_denominator, c.hard_after)
         soft = partial(self._soft, annealing.annealing_factor(context.progress, c.max_t))
+        hard = self._hard_classes if c.of == "classes" else hard_tokens()
         keys = (annealing.CLASSES if c.of == "classes" else annealing.LOGITS,)
         return [
             Part("soft", soft, keys, keys, weight=1 - psi, prediction=True),
-            Part("hard", self._hard, keys, weight=psi, prediction=True),
+            Part("hard", hard, keys, weight=psi, prediction=True),
         ]
 
     def _soft(self, factor: float, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
@@ -73,8 +75,8 @@ class ContinuationKD(Method):
         error = annealing.annealed_error(student, teacher, batch, c.of, c.mask, factor)
         return error * (error > c.margin * factor)
 
-    def _hard(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return annealing.hard_error(student, batch, self.config.of)
+    def _hard_classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        return annealing.hard_error(student, batch, "classes")
 
 
 METHOD = ContinuationKD

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import Batch, Loss, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.positions import Positions
+from glmkd_nemo.distill.row_loss import LOGITS, TokenLoss
 from glmkd_nemo.distill.top_n import count, flattened_below_top, top_n
-from glmkd_nemo.models.logits import comparable
-
-LOGITS = ("logits", None)
+from glmkd_nemo.models.logits import Logits, comparable
 
 
 @dataclass
@@ -58,23 +58,26 @@ class GLMD(Method):
 
     def parts(self, context: StepContext) -> list[Part]:
         """``logits``; with ``top_n`` (and not ``teacher_min``) ``top_n`` as well."""
-        found: dict[str, Loss] = {"logits": partial(self._loss, 0)}
-        if self.config.top_n is not None and not self.config.teacher_min:
-            found["top_n"] = partial(self._loss, 1)
+        c = self.config
+        found: dict[str, Loss] = {"logits": partial(self._top, 0), "top_n": partial(self._top, 1)}
+        if c.top_n is None or c.teacher_min:
+            change = None if c.top_n is None else self._flattened
+            found = {"logits": TokenLoss(c, self._where, kept_only=c.mask_map, change=change)}
         return [Part(name, loss, (LOGITS,), (LOGITS,)) for name, loss in found.items()]
 
-    def _loss(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        c, mask = self.config, batch.mask("pad_positions" if self.config.mask_pad else "none")
-        if c.mask_a:
-            mask = batch.pad_positions_and_target if c.mask_pad else batch.target
+    def _where(self, batch: Batch) -> Positions:
+        if self.config.mask_a:
+            return batch.positions("pad_positions_and_target" if self.config.mask_pad else "target")
+        return batch.positions("pad_positions" if self.config.mask_pad else "none")
+
+    def _flattened(self, student: Logits, teacher_rows: Tensor) -> Tensor:
+        return flattened_below_top(teacher_rows, count(self.config.top_n, student.vocab_size))
+
+    def _top(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
+        c, where = self.config, self._where(batch)
         s, t = comparable(student[LOGITS], teacher[LOGITS], c.mask_map)
-        mine, theirs = s.rows(mask), t.rows(mask)
-        if c.top_n is None:
-            return c.of_rows(mine, theirs, mask, s.vocab_size)
-        n = count(c.top_n, s.vocab_size)
-        if c.teacher_min:
-            return c.of_rows(mine, flattened_below_top(theirs, n), mask, s.vocab_size)
-        return top_n(c.of_whole, mine, theirs, mask, n, s.columns.start)[which]
+        mine, theirs, n = s.rows(where), t.rows(where), count(c.top_n, s.vocab_size)
+        return top_n(c.of_whole, mine, theirs, where, n, s.columns.start)[which]
 
 
 METHOD = GLMD

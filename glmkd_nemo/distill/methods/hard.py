@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from glmkd_nemo.distill.class_losses import CHOICE_LOSSES, check_of, choice_loss, task_of
-from glmkd_nemo.distill.losses import hard_label
 from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.row_loss import LOGITS, hard_tokens
 
-LOGITS, CLASSES = ("logits", None), ("classes", None)
+CLASSES = ("classes", None)
 
 
 @dataclass
@@ -53,10 +53,7 @@ class Hard(Method):
         """One part, ``hard``."""
         if self.config.of == "classes":
             return [Part("hard", self._classes, student=(CLASSES,), prediction=True)]
-        return [Part("hard", self._tokens, student=(LOGITS,), prediction=True)]
-
-    def _tokens(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return hard_label(student[LOGITS], batch.labels, batch.target)
+        return [Part("hard", hard_tokens(), student=(LOGITS,), prediction=True)]
 
     def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         c, task = self.config, task_of(batch)

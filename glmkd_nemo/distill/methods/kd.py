@@ -13,8 +13,10 @@ from torch import Tensor
 from glmkd_nemo.distill.class_losses import check_of, task_of
 from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import MASKS, Batch, Method, ModelShape, Part, StepContext, Taps
+from glmkd_nemo.distill.positions import Positions
+from glmkd_nemo.distill.row_loss import LOGITS, TokenLoss
 
-LOGITS, CLASSES = ("logits", None), ("classes", None)
+CLASSES = ("classes", None)
 
 
 @dataclass
@@ -52,11 +54,11 @@ class KD(Method):
         """One part, ``soft``."""
         if self.config.of == "classes":
             return [Part("soft", self._classes, (CLASSES,), (CLASSES,), prediction=True)]
-        return [Part("soft", self._tokens, (LOGITS,), (LOGITS,), prediction=True)]
+        tokens = TokenLoss(self.config, self._where, kept_only=self.config.mask_map)
+        return [Part("soft", tokens, (LOGITS,), (LOGITS,), prediction=True)]
 
-    def _tokens(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        c, mask = self.config, batch.mask(self.config.mask)
-        return c.of_logits(student[LOGITS], teacher[LOGITS], mask, c.mask_map)
+    def _where(self, batch: Batch) -> Positions:
+        return batch.positions(self.config.mask)
 
     def _classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         return self.config.of_classes(

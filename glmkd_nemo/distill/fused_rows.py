@@ -1,0 +1,109 @@
+"""Values and gradients of losses on a few rows of logits, in place: no other large tensor is made.
+
+A gradient by the student's logits is written over these logits but for a factor per row, which
+whoever multiplies it with the (far narrower) hidden states takes in there. Vocabulary-parallel:
+``V'`` are this rank's columns, values are those of all ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from glmkd_nemo.distill.losses import log_partition
+from glmkd_nemo.distill.parallel import all_max, all_sum
+
+_NO_OVERFLOW = 60.0  # e^60 and 1 / e^60 are far from the ends of fp32
+
+
+def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) times T^2, as :func:`~glmkd_nemo.distill.losses.kl`.
+
+    With u the student's lead ``s - t`` less its mean under the teacher's p, and ``D`` the sum of
+    ``p (e^u - 1 - u)``, KL is ``log(1 + D)`` and the gradient ``p (e^u - 1 - D) / (1 + D)``:
+    neither loses digits where student and teacher are close.
+
+    Args:
+        s, t: logits over T, ``[c, V']``; the gradient goes to ``s``, ``t`` is overwritten.
+        scratch: ``[c, V']``.
+        temperature: T.
+
+    Returns:
+        Values ``[c]``, and the factor ``[c, 1]`` on the gradient by the logits (not over T).
+    """
+    lead = s.sub_(t)
+    if _leads_far(lead):
+        return _far_kl_(lead.add_(t), t, temperature)
+    peak = row_peak(t)
+    t.sub_(peak).exp_()
+    own = (peak - all_max(peak)).exp()  # t is p but for this rank's and the rows' factors
+    torch.mul(lead, t, out=scratch)
+    z, mean = all_sum(own.unsqueeze(0) * torch.stack([t.sum(-1, True), scratch.sum(-1, True)]))
+    own = own / z
+    u = lead.sub_(mean / z)
+    torch.expm1(u, out=scratch)
+    excess = torch.sub(scratch, u, out=u).mul_(t)
+    d = all_sum(own * excess.sum(-1, True))
+    torch.mul(scratch.sub_(d), t, out=s)
+    return d.squeeze(-1).log1p() * temperature**2, own / (1 + d) * temperature
+
+
+def cross_entropy_(s: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy with hard labels.
+
+    Args:
+        s: logits ``[c, V']``; the gradient goes there.
+        labels: ``[c]``, counted from this rank's first column.
+
+    Returns:
+        Values ``[c]``, and the factor ``[c, 1]`` on the gradient.
+    """
+    labels = labels.unsqueeze(-1)
+    mine = (labels >= 0) & (labels < s.shape[-1])
+    index = labels.clamp(0, max(s.shape[-1] - 1, 0))
+    peak = row_peak(s)
+    top = all_max(peak)
+    if s.shape[-1]:
+        picked = s.gather(-1, index).sub_(top).masked_fill_(~mine, 0.0)
+    else:
+        picked = torch.zeros_like(top)
+    s.sub_(top).exp_()
+    z, picked = all_sum(torch.stack([s.sum(-1, True), picked]))
+    if s.shape[-1]:
+        s.scatter_add_(-1, index, -z * mine)
+    return (z.log() - picked).squeeze(-1), 1 / z
+
+
+def by_autograd_(loss: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
+    """Any loss of rows: its values ``[c]``; the gradient goes to ``s``, the logits ``[c, V']``."""
+    with torch.enable_grad():
+        x = s.detach().requires_grad_()
+        values = loss(x)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+    s.copy_(gradient)
+    return values.detach()
+
+
+def row_peak(x: Tensor) -> Tensor:
+    """``[c, V'] -> [c, 1]``, the largest entry; minus infinity where a rank holds only padding."""
+    if x.shape[-1]:
+        return x.amax(-1, keepdim=True)
+    return x.new_full((*x.shape[:-1], 1), -math.inf)
+
+
+def _leads_far(lead: Tensor) -> bool:
+    """Whether e^u might overflow in some row, as at very low temperatures."""
+    low, high = lead.aminmax() if lead.numel() else (lead.new_zeros(()), lead.new_zeros(()))
+    return float(all_max((high - low).reshape(1))) > _NO_OVERFLOW
+
+
+def _far_kl_(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    log_p = t - log_partition(t).unsqueeze(-1)
+    log_q = s - log_partition(s).unsqueeze(-1)
+    p = log_p.exp()
+    values = all_sum((p * (log_p - log_q)).sum(-1))
+    torch.sub(log_q.exp(), p, out=s)
+    return values * temperature**2, torch.full_like(values, temperature).unsqueeze(-1)
