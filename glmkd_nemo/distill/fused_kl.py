@@ -45,10 +45,21 @@ class HeadTerm:
 
 
 class Workspace:
-    """Chunk buffers that live from step to step: fresh memory costs a fault per page."""
+    """Chunk buffers that live from step to step: fresh memory costs a fault per page.
 
-    def __init__(self) -> None:
+    Args:
+        rows: rows of logits that all buffers together may hold; ``None``: as fits the device.
+    """
+
+    def __init__(self, rows: int | None = None) -> None:
+        self._rows = rows
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def rows(self, like: Tensor) -> int:
+        """How many rows of logits the buffers may hold for hidden states ``[n, h]``."""
+        if self._rows is not None:
+            return self._rows
+        return _ROWS_HELD if like.is_cpu else max(_ROWS_HELD, int(_SHARE_HELD * len(like)))
 
     def take(self, name: str, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         """``[rows, columns]``, uninitialised; the same memory for the same ``name``."""
@@ -96,8 +107,10 @@ class _HeadLosses(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        if ctx.gradients is None:
+            raise RuntimeError("the fused head's gradients are given out once, they have been")
         hidden, head = (None if g is None else g.mul_(upstream) for g in ctx.gradients)
-        del ctx.gradients  # they were scaled in place: a second backward must not find them
+        ctx.gradients = None
         return hidden, head, None, None
 
 
@@ -129,8 +142,7 @@ class _Run:
             head.new_zeros(head.shape, dtype=self.dtype) if wanted[1] else None,
         )
         buffers = 2 if len(terms) == 1 else 3
-        held = _ROWS_HELD if hidden.is_cpu else max(_ROWS_HELD, int(_SHARE_HELD * n))
-        chunks = max(1, -(-n // (held // buffers)))
+        chunks = max(1, -(-n // max(1, space.rows(hidden) // buffers)))
         self.chunk = max(1, -(-n // chunks))
         row = max(1, head.shape[0] * self.dtype.itemsize)
         self.block = max(1, _BLOCK_BYTES // row) if hidden.is_cpu else self.chunk

@@ -122,7 +122,7 @@ def sharded(case: LossCase, sequence_parallel: bool) -> Found:
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
     hidden = (x.hidden.chunk(ranks)[rank] if sequence_parallel else x.hidden).clone()
-    weight = _padded(x.weight).chunk(ranks)[rank].clone()
+    weight = padded(x.weight).chunk(ranks)[rank].clone()
     found = _backward(
         ours(case, x, hidden.requires_grad_(), weight.requires_grad_(), sequence_parallel),
         hidden,
@@ -140,10 +140,7 @@ def sharded(case: LossCase, sequence_parallel: bool) -> Found:
 
 def ours(case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool) -> Tensor:
     """``[b]`` by `glmkd_nemo`."""
-    student = Logits(hidden, weight, case.vocab, sp)
-    ranks, rank = student_place()
-    teacher_hidden = x.teacher_hidden.chunk(ranks)[rank] if sp else x.teacher_hidden
-    teacher = Logits(teacher_hidden, _padded(x.teacher_weight).chunk(ranks)[rank], case.vocab, sp)
+    student, teacher = handles(case, x, hidden, weight, sp)
     kind, mask, temperature = case.kind, x.mask, case.temperature
     if kind == "every_row":
         return losses.cross_entropy(student.all(), x.labels, student.columns.start).mean(1)
@@ -168,6 +165,17 @@ def ours(case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool) ->
     return losses.prediction(kind, student, teacher, mask, temperature)
 
 
+def handles(
+    case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool
+) -> tuple[Logits, Logits]:
+    """Prediction heads of student and teacher on the ranks that there are."""
+    ranks, rank = student_place()
+    teacher_hidden = x.teacher_hidden.chunk(ranks)[rank] if sp else x.teacher_hidden
+    teacher_weight = padded(x.teacher_weight).chunk(ranks)[rank]
+    student = Logits(hidden, weight, case.vocab, sp)
+    return student, Logits(teacher_hidden, teacher_weight, case.vocab, sp)
+
+
 def student_place() -> tuple[int, int]:
     """Tensor-parallel ranks, and which one this is."""
     return (
@@ -183,7 +191,7 @@ def _backward(value: Tensor, hidden: Tensor, weight: Tensor) -> Found:
     return Found(value.detach(), *grads)
 
 
-def _padded(weight: Tensor) -> Tensor:
+def padded(weight: Tensor) -> Tensor:
     """With padding rows that would show in any softmax, were they let in."""
     return torch.cat([weight, weight.new_full((PADDED - len(weight), HIDDEN), 50.0)])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from glmkd_nemo.distill import losses
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
-from tests.distill import dense
+from tests.distill import dense, fused_cases
 from tests.distill import steps as whole_steps
 from tests.distill.loss_cases import compare, grid, sharded
 
@@ -44,6 +44,8 @@ def under_tensor_parallelism() -> dict[str, list[str]]:
             for case in (c for c in grid() if not sp or c.n in (0, 2)):
                 name = f"{case.kind}-{'sp' if sp else 'tp'}"
                 found.setdefault(name, []).extend(compare(case, sharded(case, sp)))
+        for sp in (False, True):
+            found[f"fused-{'sp' if sp else 'tp'}"] = fused_cases.wrong(sp)
         for check in (losses_by_head, sums_and_gradients, gathered_tap):
             found[check.__name__] = check()
     return found

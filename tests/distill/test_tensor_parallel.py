@@ -21,3 +21,8 @@ def test_losses_on_logits(on_two_ranks: dict[str, list[str]], kind: str, layout:
 @pytest.mark.parametrize("check", ["losses_by_head", "sums_and_gradients", "gathered_tap"])
 def test_building_blocks(on_two_ranks: dict[str, list[str]], check: str):
     assert on_two_ranks[check] == []
+
+
+@pytest.mark.parametrize("layout", ["tp", "sp"])
+def test_fused_head(on_two_ranks: dict[str, list[str]], layout: str):
+    assert on_two_ranks[f"fused-{layout}"] == []
