@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.distill.class_losses import hard_classes, real_log_softmax, task_of
-from glmkd_nemo.distill.losses import at_least_fp32, cross_entropy, log_partition, sample_sum
+from glmkd_nemo.distill.losses import at_least_fp32, cross_entropy, log_partition
 from glmkd_nemo.distill.method import Batch
 from glmkd_nemo.distill.parallel import all_sum, shared
 from glmkd_nemo.distill.taps import as_tap
@@ -25,10 +25,10 @@ def hard_loss(prediction: Any, batch: Batch) -> Tensor:
     if not isinstance(prediction, Logits):
         task = task_of(batch)
         return hard_classes(prediction, task.label, task.choice_mask)
-    mask = batch.target
-    labels = prediction.columns_of(batch.labels[mask])
-    losses = cross_entropy(prediction.rows(mask), labels, prediction.columns.start)
-    return sample_sum(losses, mask) / mask.sum(1).clamp(min=1)
+    where = batch.positions("target")
+    labels = prediction.columns_of(where.of(batch.labels))
+    losses = cross_entropy(prediction.rows(where), labels, prediction.columns.start)
+    return where.sum(losses) / where.mask.sum(1).clamp(min=1)
 
 
 def batch_loss(prediction: Any, batch: Batch) -> Tensor:
@@ -53,13 +53,13 @@ def normalized_entropy(prediction: Any, batch: Batch, mask: str) -> Tensor:
         real = torch.ones_like(x, dtype=torch.bool) if choice_mask is None else choice_mask.bool()
         log_p = real_log_softmax(x, real)
         return -(log_p.exp() * log_p * real).sum(-1) / real.sum(-1).clamp(min=2).log()
-    positions = batch.mask(mask)
-    rows = at_least_fp32(prediction.rows(positions))
+    where = batch.positions(mask)
+    rows = at_least_fp32(prediction.rows(where))
     log_z = log_partition(rows)
     p = (rows - shared(log_z).unsqueeze(-1)).exp()  # of this rank's columns
     expected = all_sum((p * rows).sum(-1))
-    entropy = sample_sum(log_z - expected, positions) / math.log(prediction.vocab_size)
-    return (entropy + (~positions).sum(1)) / positions.shape[1]
+    entropy = where.sum(log_z - expected) / math.log(prediction.vocab_size)
+    return (entropy + (~where.mask).sum(1)) / where.shape[1]
 
 
 def selection_rates(entropy: Tensor, teachers: int, hard: bool) -> Tensor:
@@ -105,10 +105,10 @@ def summary(prediction: Any, batch: Batch, mask: str) -> Summary:
     """
     if not isinstance(prediction, Logits):
         return Summary(as_tap(prediction).value.detach(), 0, sharded=False)
-    positions = batch.mask(mask)
-    rows = prediction.rows(positions).detach()
-    total = rows.new_zeros(positions.shape[0], rows.shape[-1])
-    mean = total.index_add(0, positions.nonzero()[:, 0], rows) / positions.shape[1]
+    where = batch.positions(mask)
+    rows = prediction.rows(where).detach()
+    total = rows.new_zeros(where.shape[0], rows.shape[-1])
+    mean = total.index_add(0, where.sample, rows) / where.shape[1]
     return Summary(mean, prediction.columns.start, sharded=True)
 
 

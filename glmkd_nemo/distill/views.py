@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ def _one_after_the_other(values: Sequence[Any]) -> Any:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(list(values))
+    if isinstance(first, np.ndarray):
+        return np.concatenate(list(values))
     if not dataclasses.is_dataclass(first) or isinstance(first, type):
         return first
     names = [field.name for field in dataclasses.fields(first)]

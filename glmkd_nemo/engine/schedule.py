@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -76,9 +77,11 @@ def split(batch: Batch, micro_batch_size: int) -> list[Batch]:
 
 
 def _cut(value: Any, count: int) -> list[Any]:
-    """``count`` equal parts of a tensor, or of all tensors of a dataclass."""
+    """``count`` equal parts of a tensor or array, or of all tensors of a dataclass."""
     if isinstance(value, Tensor):
         return list(value.split(len(value) // count))
+    if isinstance(value, np.ndarray):
+        return list(np.split(value, count))
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return [value] * count
     cut = {f.name: _cut(getattr(value, f.name), count) for f in dataclasses.fields(value)}

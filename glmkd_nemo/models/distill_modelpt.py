@@ -19,7 +19,7 @@ from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
 from glmkd_nemo.distill.analysis import layers_read
-from glmkd_nemo.distill.method import ModelShape, StepContext
+from glmkd_nemo.distill.method import ModelShape, StepContext, counted
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
@@ -132,6 +132,10 @@ class GLMDistillModelPT(GLMModelPT):
             )
 
     # ---- one step ---------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Counts the positions of losses while the batch is on the host (see ``Batch.counts``)."""
+        return {**batch, "counts": counted(batch)} if self.trainer.training else batch
 
     def forward_step(self, data_iterator: Iterator[Batch], model: Any) -> Any:
         """Megatron-Core's ``forward_step_func``: see :class:`DistillationStep`."""

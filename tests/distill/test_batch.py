@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from glmkd_nemo.distill.method import MASKS, Batch, StepContext
+from glmkd_nemo.distill.method import COUNTED, MASKS, Batch, StepContext, batch_of, counted
+from glmkd_nemo.distill.views import stacked
+from glmkd_nemo.engine.schedule import split
 
 YES, NO = True, False
 
@@ -37,6 +41,27 @@ def test_masks(batch: Batch, name: str, rows: list[list[bool]]):
     assert mask.dtype == torch.bool
     assert mask.tolist() == rows
     assert batch.mask(name) is mask  # one object: terms with one mask share their logits
+
+
+@pytest.mark.parametrize("name", [*MASKS, "pad_positions_and_target"])
+def test_positions_are_found_without_waiting_for_the_device(batch: Batch, name: str):
+    known = replace(batch, counts=counted(vars(batch)))
+    found, plain = known.positions(name), batch.positions(name)
+    assert found._count == int(batch.mask(name).sum())
+    assert found.index.tolist() == batch.mask(name).flatten().nonzero()[:, 0].tolist()
+    assert plain.index.tolist() == found.index.tolist()
+    assert known.positions(name) is found
+    x = torch.randn(2, 5, 3)
+    assert torch.equal(found.of(x), x[batch.mask(name)])
+    sums = torch.stack([row[mask].sum() for row, mask in zip(x, batch.mask(name), strict=True)])
+    torch.testing.assert_close(found.sum(found.of(x).sum(-1)), sums)
+
+
+def test_counts_are_cut_and_stacked_with_their_samples(batch: Batch):
+    fields = {name: value for name, value in vars(batch).items() if value is not None}
+    parts = [batch_of(part) for part in split({**fields, "counts": counted(fields)}, 1)]
+    for part in (*parts, stacked([parts[1], parts[0]])):
+        assert all(part.positions(n)._count == int(part.mask(n).sum()) for n in COUNTED)
 
 
 def test_both_masks_are_needed(batch: Batch):
