@@ -1,0 +1,331 @@
+"""The fused prediction head against logits that are multiplied out: memory, exactness, speed.
+
+    python scripts/bench/fused.py memory [--plot memory.png]   peak memory against tokens
+    python scripts/bench/fused.py errors                       loss x TP 1, 2, 4 x sequence parallel
+    python scripts/bench/fused.py speed [--threads 2]          forward and backward, both forms
+
+``--json FILE`` writes the figures too. Memory is what a process of its own needs above its inputs
+and the gradients of the weights, in units of one fp32 tensor of all tokens and columns. Errors are
+relative norms against float64 in one process. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone, not installed
+
+import torch
+from torch import Tensor
+
+from glmkd_nemo.distill.divergences import SoftLoss
+from glmkd_nemo.distill.fused_kl import HeadTerm, Workspace, head_losses
+from glmkd_nemo.distill.row_loss import HardLabels, RowLoss
+from glmkd_nemo.engine.cpu import install
+from glmkd_nemo.models.logits import Logits
+
+LOSSES: dict[str, RowLoss] = {
+    "kl": SoftLoss("kl", 10.0),
+    "ce": SoftLoss("ce", 2.0),
+    "mse": SoftLoss("mse"),
+    "reverse_kl": SoftLoss("reverse_kl", 2.0),
+    "jsd": SoftLoss("jsd", 2.0),
+    "skewed_kl": SoftLoss("skewed_kl", 2.0),
+    "hard": HardLabels(),
+}
+TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
+MULTIPLIED_OUT_UP_TO = 4096
+
+
+def one_process(threads: int) -> None:
+    """Megatron-Core's parallel state of a single rank."""
+    from megatron.core import parallel_state
+
+    torch.set_num_threads(threads)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+
+
+def tensors(tokens: int, vocab: int, hidden: int, dtype: torch.dtype) -> list[Tensor]:
+    """Hidden states and heads of student and teacher; logits of a few units."""
+    g = torch.Generator().manual_seed(0)
+    scale = 2.0 / hidden**0.5
+    shapes = [(tokens, hidden), (vocab, hidden)] * 2
+    x = [torch.randn(*shape, generator=g, dtype=torch.float32) for shape in shapes]
+    x[1], x[3] = x[1] * scale, x[3] * scale
+    return [y.to(dtype) for y in x]
+
+
+def fused(loss: RowLoss, x: list[Tensor], labels: Tensor, space: Workspace) -> Tensor:
+    """The mean over rows, in chunks."""
+    weight = torch.full((len(x[0]),), 1 / len(x[0]), dtype=x[0].dtype)
+    teacher = (None, None, labels) if isinstance(loss, HardLabels) else (x[2], x[3], None)
+    return head_losses(x[0], x[1], [HeadTerm(loss, weight, *teacher)], space)[0]
+
+
+def multiplied_out(loss: RowLoss, x: list[Tensor], labels: Tensor) -> Tensor:
+    """The same with both logits in full."""
+    s = x[0] @ x[1].T
+    if isinstance(loss, HardLabels):
+        return loss.rows(s, None, labels).mean()
+    return loss.rows(s, x[2] @ x[3].T, None).mean()
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def status(name: str) -> int:
+    """Bytes, of this process."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{name}:")[1].split()[0]) * 1024
+
+
+def alone(form: str, tokens: int, vocab: int, hidden: int) -> None:
+    """Prints what one forward and backward needs above inputs and gradients, in bytes."""
+    one_process(1)
+    for count in (8, tokens):  # the first time libraries take memory of their own
+        x = [y.requires_grad_(i < 2) for i, y in enumerate(tensors(count, vocab, hidden, FP32))]
+        labels = torch.zeros(count, dtype=torch.long)
+        ctypes.CDLL(None).malloc_trim(0)  # what is free does not count
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = status("VmRSS")
+        if form == "fused":
+            fused(LOSSES["kl"], x, labels, Workspace()).backward()
+        else:
+            multiplied_out(LOSSES["kl"], x, labels).backward()
+    gradients = sum(y.numel() * 4 for y in x[:2])
+    print(status("VmHWM") - before - gradients)
+
+
+FP32 = torch.float32
+
+
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Peaks by tokens."""
+    rows = []
+    print(f"V {args.vocab}, h {args.hidden}, KL, fp32: bytes above inputs and gradients")
+    print(f"{'tokens':>8s}{'fused MB':>10s}{'units':>8s}{'multiplied out':>16s}{'units':>8s}")
+    for tokens in TOKENS:
+        unit = tokens * args.vocab * 4
+        found: dict[str, Any] = {"tokens": tokens}
+        for form in ("fused", "multiplied_out"):
+            if form == "multiplied_out" and tokens > MULTIPLIED_OUT_UP_TO:
+                continue
+            sizes = [str(tokens), str(args.vocab), str(args.hidden)]
+            command = [sys.executable, __file__, "alone", form, *sizes]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found[form] = int(output.split()[-1])
+        rows.append(found)
+        cells = [(found[f] / 1e6, found[f] / unit) if f in found else None for f in FORMS]
+        print(
+            f"{tokens:8d}" + "".join("" if c is None else f"{c[0]:12.1f}{c[1]:8.3f}" for c in cells)
+        )
+    if args.plot:
+        draw(rows, args)
+    return {"vocab": args.vocab, "hidden": args.hidden, "rows": rows}
+
+
+FORMS = ("fused", "multiplied_out")
+
+
+def draw(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Memory against tokens, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for form in FORMS:
+        points = [(row["tokens"], row[form] / 1e6) for row in rows if form in row]
+        axes.plot(*zip(*points, strict=True), marker="o", label=form.replace("_", " "))
+    bound = [0.2 * row["tokens"] * args.vocab * 4 / 1e6 for row in rows]
+    axes.plot([row["tokens"] for row in rows], bound, "--", color="grey", label="0.2 [tokens, V]")
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="MB above inputs and gradients")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(args.plot, dpi=120)
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+
+def errors(args: argparse.Namespace) -> dict[str, Any]:
+    """Relative errors by loss and layout."""
+    table: dict[str, dict[str, list[float]]] = {}
+    layouts = [(1, False), (2, False), (2, True), (4, False), (4, True)]
+    for ranks, sp in layouts:
+        context = torch.multiprocessing.get_context("spawn")
+        queue = context.SimpleQueue()
+        torch.multiprocessing.spawn(
+            _errors_of_rank, (ranks, sp, args.port, args.vocab, queue), nprocs=ranks
+        )
+        for name, found in queue.get().items():
+            table.setdefault(name, {})[f"TP{ranks}{'+SP' if sp else ''}"] = found
+    print("relative error of value / by hidden states / by head, against float64")
+    for name, by_layout in table.items():
+        for layout, found in by_layout.items():
+            print(f"{name:12s}{layout:8s}" + " / ".join(f"{e:.1e}" for e in found))
+    return table
+
+
+def _errors_of_rank(rank: int, ranks: int, sp: bool, port: int, vocab: int, queue: Any) -> None:
+    install()
+    from megatron.core import parallel_state
+
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port + 10 * ranks + sp}"
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=ranks)
+    parallel_state.initialize_model_parallel(ranks)
+    x = tensors(256, vocab, 64, torch.float64)
+    labels = torch.randint(vocab, (256,), generator=torch.Generator().manual_seed(1))
+    result = {}
+    for name, loss in LOSSES.items():
+        exact = [y.clone().requires_grad_(i < 2) for i, y in enumerate(x)]
+        ours = _of_shards(loss, x, labels, rank, ranks, sp)
+        if rank == 0:
+            result[name] = [*ours, *_exact(name, loss, exact, labels)]
+    if rank == 0:
+        queue.put({name: _relative(found[:3], found[3:]) for name, found in result.items()})
+    torch.distributed.destroy_process_group()
+
+
+def _exact(name: str, loss: RowLoss, x: list[Tensor], labels: Tensor) -> list[Tensor]:
+    """Plain float64 torch, without anything of this project."""
+    s, t = x[0] @ x[1].T, x[2] @ x[3].T
+    T = getattr(loss, "temperature", 1.0)
+    q, p = (s / T).log_softmax(-1), (t / T).log_softmax(-1)
+    rows = {
+        "kl": lambda: (p.exp() * (p - q)).sum(-1) * T**2,
+        "ce": lambda: -(p.exp() * q).sum(-1),
+        "mse": lambda: (s - t).square().sum(-1),
+        "reverse_kl": lambda: (q.exp() * (q - p)).sum(-1) * T**2,
+        "hard": lambda: torch.nn.functional.cross_entropy(s, labels, reduction="none"),
+        "jsd": lambda: _mixed(p, q, 0.5) * T**2,
+        "skewed_kl": lambda: (p.exp() * (p - _mixture(p, q, 0.1))).sum(-1) * T**2,
+    }[name]()
+    value = rows.mean()
+    value.backward()
+    return [value.detach(), x[0].grad, x[1].grad]  # type: ignore[list-item]
+
+
+def _mixture(p: Tensor, q: Tensor, weight: float) -> Tensor:
+    return (weight * p.exp() + (1 - weight) * q.exp()).log()
+
+
+def _mixed(p: Tensor, q: Tensor, beta: float) -> Tensor:
+    m = _mixture(p, q, beta)
+    return beta * (p.exp() * (p - m)).sum(-1) + (1 - beta) * (q.exp() * (q - m)).sum(-1)
+
+
+def _of_shards(
+    loss: RowLoss, x: list[Tensor], labels: Tensor, rank: int, ranks: int, sp: bool
+) -> list[Tensor]:
+    """In fp32 on the ranks, gathered."""
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_tensor_model_parallel_group()
+    low = [y.float() for y in x]
+    states = [low[i].unsqueeze(1) for i in (0, 2)]  # [s, 1, h]
+    if sp:
+        states = [y.chunk(ranks)[rank].clone() for y in states]
+    heads = [low[i].chunk(ranks)[rank].clone() for i in (1, 3)]
+    leaves = [states[0].requires_grad_(), heads[0].requires_grad_()]
+    student, teacher = (Logits(h, w, len(x[1]), sp) for h, w in zip(states, heads, strict=True))
+    everywhere = torch.ones(1, len(x[0]), dtype=torch.bool)
+    weight = torch.full((len(x[0]),), 1 / len(x[0]))
+    own: tuple[Any, ...] = (teacher.states(everywhere), teacher.head, None)
+    if isinstance(loss, HardLabels):
+        own = (None, None, labels - student.columns.start)
+    term = HeadTerm(loss, weight, *own)
+    total, _ = head_losses(student.states(everywhere), student.head, [term], Workspace())
+    total.backward()
+    by_hidden, by_head = (leaf.grad for leaf in leaves)
+    shards = [torch.empty_like(by_head) for _ in range(ranks)]
+    torch.distributed.all_gather(shards, by_head.contiguous(), group=group)
+    by_head = torch.cat(shards)
+    if sp:
+        shards = [torch.empty_like(by_hidden) for _ in range(ranks)]
+        torch.distributed.all_gather(shards, by_hidden.contiguous(), group=group)
+        by_hidden = torch.cat(shards)
+    return [total.detach(), by_hidden.squeeze(1), by_head]
+
+
+def _relative(found: list[Tensor], exact: list[Tensor]) -> list[float]:
+    return [float((x.double() - y).norm() / y.norm()) for x, y in zip(found, exact, strict=True)]
+
+
+# ---- speed --------------------------------------------------------------------------------------
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Forward and backward of both forms, in turn."""
+    one_process(args.threads)
+    rows = []
+    print(
+        f"{args.threads} threads, {args.tokens} tokens, h {args.hidden}: best of {args.repeat}, s"
+    )
+    for vocab in (30592, 50304):
+        labels = torch.zeros(args.tokens, dtype=torch.long)
+        x = [
+            y.requires_grad_(i < 2)
+            for i, y in enumerate(tensors(args.tokens, vocab, args.hidden, FP32))
+        ]
+        space = Workspace()
+        for name in args.losses:
+            times: dict[str, list[float]] = {form: [] for form in FORMS}
+            for _ in range(args.repeat + 1):
+                for form in FORMS:
+                    x[0].grad = x[1].grad = None
+                    start = time.perf_counter()
+                    if form == "fused":
+                        fused(LOSSES[name], x, labels, space).backward()
+                    else:
+                        multiplied_out(LOSSES[name], x, labels).backward()
+                    times[form].append(time.perf_counter() - start)
+            best = {form: min(values[1:]) for form, values in times.items()}
+            ratio = best["fused"] / best["multiplied_out"]
+            rows.append({"vocab": vocab, "loss": name, **best})
+            print(
+                f"V {vocab} {name:12s} fused {best['fused']:.3f}  multiplied out "
+                f"{best['multiplied_out']:.3f}  ratio {ratio:.2f}"
+            )
+    return {"threads": args.threads, "rows": rows}
+
+
+def main() -> None:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=["memory", "errors", "speed", "alone"])
+    parser.add_argument("alone", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--vocab", type=int, default=30592)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
+    parser.add_argument("--port", type=int, default=29610)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.what == "alone":
+        form, *sizes = args.alone
+        alone(form, *map(int, sizes))
+        return
+    found = {"memory": memory, "errors": errors, "speed": speed}[args.what](args)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
