@@ -131,19 +131,20 @@ def merge_kl(statistics: Tensor, reverse: bool = False) -> Rows:
     peak, z, a = _partition(top, weight)  # a is -inf for a part without columns: its rest is 0
     s_peak, s_z, _ = _partition(s_top, s_weight)
     share, e = weight * a.exp(), a.exp()
-    middle = ((share * center).sum(-1) / z).float().double()
+    mean = (share * center + e * rest).sum(-1) / z
+    middle = mean.float().double()  # of its rest, the kernels get as many digits again
     x = center - middle.unsqueeze(-1)
     moved = share * (x.expm1() - x) + e * x.expm1() * rest + (a + x).exp() * excess
-    rest = (share * x + e * rest).sum(-1) / z  # what the mean lead is above the middle
-    d = moved.sum(-1) / z + rest  # sum p (e^u - 1), u counted from the middle
+    below = mean - middle
+    d = moved.sum(-1) / z + below  # sum p (e^u - 1), u counted from the middle
     far = (s_peak + s_z.log()) - (peak + z.log()) - middle
     log_ratio = torch.where(d < _LARGEST, d.log1p(), far)
     entropies = z.log() - (share * a.clamp(min=-_LARGEST) + e * entropy).sum(-1) / z
     # log q - log p is lead - middle - log_ratio; the reverse's gradient has lead - mean under q
     packed = [peak, 1 / z, s_peak, 1 / s_z, middle, log_ratio]
     if reverse:
-        packed = [s_peak, 1 / s_z, peak, 1 / z, -middle, -rest]
-    return Rows((log_ratio - rest).float(), entropies.float(), torch.stack(packed).float())
+        packed = [s_peak, 1 / s_z, peak, 1 / z, -middle, -below]
+    return Rows((log_ratio - below).float(), entropies.float(), torch.stack(packed).float())
 
 
 def kl_gradient_(
