@@ -17,7 +17,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,8 +32,7 @@ _BLOCK, _WARPS = 4096, 8  # columns of a row that a program has in registers at 
 _GRADIENT_BLOCK, _GRADIENT_WARPS = 2048, 8
 _PROGRAMS, _MOST_PARTS = 4096, 16  # programs wanted, parts of a row at most
 _LARGEST = 1e30  # of D; larger ones may have overflowed
-
-Exchange = Callable[[Tensor], Tensor]
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)  # all arithmetic is fp32
 
 
 class Rows(NamedTuple):
@@ -57,6 +55,11 @@ class Rows(NamedTuple):
 def available() -> bool:
     """Whether there are a GPU and Triton to use this."""
     return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+
+
+def takes(logits: Tensor) -> bool:
+    """Whether such logits can go through the kernels: on a GPU, of at most 32 bits."""
+    return available() and logits.is_cuda and logits.dtype in _TYPES
 
 
 def kl_(
@@ -99,11 +102,7 @@ def cross_entropy_(
 
     Args:
         labels: ``[c]`` integers, counted from this rank's first column: others' are out of range.
-        s, row_weight, out, scale, add: as for :func:`kl_`.
-
-    Raises:
-        RuntimeError: there is no Triton, or the tensors are not on a GPU.
-        ValueError: shapes, strides or types that do not fit.
+        s, row_weight, out, scale, add: as for :func:`kl_`, which raises the same errors.
     """
     rows = merge_labels(all_gather_last(label_statistics(s, labels, scale)))
     label_gradient_(s, labels, rows, row_weight, out, scale, add)
@@ -116,12 +115,9 @@ def kl_statistics(s: Tensor, t: Tensor, scale: float = 1.0, reverse: bool = Fals
     kernels = _kernels(s, t)
     first, second = (t, s) if reverse else (s, t)
     out, grid, columns = _statistics(s, len(STATISTICS))
+    given = (first, second, out, first.stride(0), second.stride(0), *columns, scale)
     if out.numel():
-        kernels.kl_statistics[grid](
-            *(first, second, out, first.stride(0), second.stride(0), *columns, scale),
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )
+        kernels.kl_statistics[grid](*given, BLOCK=_BLOCK, num_warps=_WARPS)
     return out
 
 
@@ -160,27 +156,20 @@ def kl_gradient_(
     """Second half of :func:`kl_`."""
     out = s if out is None else out
     kernels, grid, blocks = _kernels(s, t, out), *_gradient(s, row_weight)
+    strides = (s.stride(0), t.stride(0), out.stride(0))
+    tensors = (s, t, out, rows.packed, row_weight * scale)
+    given = (*tensors, *strides, *s.shape, blocks, scale, add, reverse)
     if s.numel():
-        kernels.kl_gradient[grid](
-            *(s, t, out, rows.packed, row_weight * scale),
-            *(s.stride(0), t.stride(0), out.stride(0), *s.shape, blocks, scale),
-            ADD=add,
-            REVERSE=reverse,
-            BLOCK=_GRADIENT_BLOCK,
-            num_warps=_GRADIENT_WARPS,
-        )
+        kernels.kl_gradient[grid](*given, BLOCK=_GRADIENT_BLOCK, num_warps=_GRADIENT_WARPS)
 
 
 def label_statistics(s: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
     """First half of :func:`cross_entropy_`: ``[3, c, parts]``."""
     kernels = _kernels(s)
     out, grid, columns = _statistics(s, 3)
+    given = (s, labels.contiguous(), out, s.stride(0), *columns, scale)
     if out.numel():
-        kernels.label_statistics[grid](
-            *(s, labels.contiguous(), out, s.stride(0), *columns, scale),
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
-        )
+        kernels.label_statistics[grid](*given, BLOCK=_BLOCK, num_warps=_WARPS)
     return out
 
 
@@ -204,14 +193,10 @@ def label_gradient_(
     """Second half of :func:`cross_entropy_`."""
     out = s if out is None else out
     kernels, grid, blocks = _kernels(s, out), *_gradient(s, row_weight)
+    tensors = (s, labels.contiguous(), out, rows.packed, row_weight * scale)
+    given = (*tensors, s.stride(0), out.stride(0), *s.shape, blocks, scale, add)
     if s.numel():
-        kernels.label_gradient[grid](
-            *(s, labels.contiguous(), out, rows.packed, row_weight * scale),
-            *(s.stride(0), out.stride(0), *s.shape, blocks, scale),
-            ADD=add,
-            BLOCK=_GRADIENT_BLOCK,
-            num_warps=_GRADIENT_WARPS,
-        )
+        kernels.label_gradient[grid](*given, BLOCK=_GRADIENT_BLOCK, num_warps=_GRADIENT_WARPS)
 
 
 def _partition(top: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,9 +236,11 @@ def _kernels(*logits: Tensor) -> Any:
             "NVIDIA GPU: use the losses of fused_rows.py."
         )
     for x in logits:
-        if x.dim() != 2 or x.shape != first.shape or (x.shape[1] > 1 and x.stride(1) != 1):
+        rows = x.dim() == 2 and x.shape == first.shape and (x.shape[1] < 2 or x.stride(1) == 1)
+        if not rows or x.dtype not in _TYPES:
             raise ValueError(
-                f"logits of shape {list(x.shape)} and strides {list(x.stride())} beside "
-                f"{list(first.shape)}: give [rows, columns] of one shape, columns contiguous."
+                f"{x.dtype} logits of shape {list(x.shape)} and strides {list(x.stride())} beside "
+                f"{list(first.shape)}: give [rows, columns] of one shape, columns contiguous, of "
+                "at most 32 bits."
             )
     return importlib.import_module("glmkd_nemo.distill.fused_triton_kernels")

@@ -121,7 +121,9 @@ def test_hard_label_parts_merge_to_whole_rows():
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes what a GPU is needed for")
 def test_without_a_gpu_the_error_says_what_to_use():
     s, t = logits("usual")
-    assert fused_triton.available() == (torch.cuda.is_available() and "triton" in sys.modules)
+    assert not fused_triton.takes(s)
+    assert fused_triton.available() is False or torch.cuda.is_available()
+    assert "glmkd_nemo.distill.fused_triton_kernels" not in sys.modules or fused_triton.available()
     with pytest.raises(RuntimeError, match=r"logits on cpu .* fused_rows"):
         fused_triton.kl_(s, t, torch.ones(ROWS))
     with pytest.raises(RuntimeError, match=r"logits on cpu .* fused_rows"):
@@ -187,6 +189,8 @@ def test_what_does_not_fit_is_refused(device: str):
     s, t = (x.to(device) for x in logits("usual"))
     with pytest.raises(ValueError, match="columns contiguous"):
         fused_triton.kl_(s.t(), t.t(), torch.ones(COLUMNS, device=device))
+    with pytest.raises(ValueError, match=r"float64 .* at most 32 bits"):
+        fused_triton.kl_(s.double(), t, torch.ones(ROWS, device=device))
     with pytest.raises(ValueError, match="one fp32 number"):
         fused_triton.kl_(s, t, torch.ones(ROWS, device=device, dtype=torch.float64))
 
