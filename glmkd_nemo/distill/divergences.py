@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmkd_nemo.distill import fused_rows
+from glmkd_nemo.distill import fused_rows, fused_triton
 from glmkd_nemo.distill.class_losses import real_log_softmax, soft_classes
 from glmkd_nemo.distill.losses import (
     KINDS,
@@ -128,6 +128,28 @@ class SoftLoss(RowLoss):
         if self.loss == "kl":
             return fused_rows.kl_(s, t, scratch, self.temperature)
         return super().gradient_(s, t, labels, scratch)
+
+    @property
+    def has_kernel(self) -> bool:
+        """For ``kl`` and ``reverse_kl``."""
+        return self.loss in ("kl", "reverse_kl")
+
+    def kernel(
+        self,
+        s: Tensor,
+        t: Tensor | None,
+        labels: Tensor | None,
+        weight: Tensor,
+        out: Tensor,
+        add: bool,
+    ) -> Tensor:
+        """See :func:`~glmkd_nemo.distill.fused_triton.kl_`."""
+        assert t is not None
+        squared, reverse = self.temperature**2, self.loss == "reverse_kl"
+        rows = fused_triton.kl_(
+            s, t, weight * squared, out, 1 / self.temperature, add=add, reverse=reverse
+        )
+        return rows.values * squared
 
     def of_whole(self, s: Tensor, t: Tensor) -> Tensor:
         """Of logits that every tensor-parallel rank has whole: ``[..., n] -> [...]``."""

@@ -34,20 +34,31 @@ def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tens
     Returns:
         Values ``[c]``, and the factor ``[c, 1]`` on the gradient by the logits (not over T).
     """
-    lead = s.sub_(t)
-    if _leads_far(lead):
-        return _far_kl_(lead.add_(t), t, temperature)
+    lead = torch.sub(s, t, out=scratch)
+    far = all_max(_leads_far(lead).float()) > 0
+    if s.is_cpu:  # a value there waits for nobody
+        any_far = bool(far.any())
+        return _far_kl_(s, t, temperature) if any_far else _close_kl_(s, t, lead, temperature)
+    other = s.clone()
+    others = _far_kl_(other, t.clone(), temperature)
+    found = _close_kl_(s, t, lead.masked_fill_(far, 0.0), temperature)
+    s.copy_(torch.where(far, other, s))
+    values, factor = (torch.where(far.view_as(x), y, x) for x, y in zip(found, others, strict=True))
+    return values, factor
+
+
+def _close_kl_(s: Tensor, t: Tensor, lead: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     peak = row_peak(t)
     t.sub_(peak).exp_()
     own = (peak - all_max(peak)).exp()  # t is p but for this rank's and the rows' factors
-    torch.mul(lead, t, out=scratch)
-    z, mean = all_sum(own.unsqueeze(0) * torch.stack([t.sum(-1, True), scratch.sum(-1, True)]))
+    torch.mul(lead, t, out=s)
+    z, mean = all_sum(own.unsqueeze(0) * torch.stack([t.sum(-1, True), s.sum(-1, True)]))
     own = own / z
     u = lead.sub_(mean / z)
-    torch.expm1(u, out=scratch)
-    excess = torch.sub(scratch, u, out=u).mul_(t)
+    torch.expm1(u, out=s)
+    excess = torch.sub(s, u, out=u).mul_(t)
     d = all_sum(own * excess.sum(-1, True))
-    torch.mul(scratch.sub_(d), t, out=s)
+    s.sub_(d).mul_(t)
     return d.squeeze(-1).log1p() * temperature**2, own / (1 + d) * temperature
 
 
@@ -94,10 +105,12 @@ def row_peak(x: Tensor) -> Tensor:
     return x.new_full((*x.shape[:-1], 1), -math.inf)
 
 
-def _leads_far(lead: Tensor) -> bool:
-    """Whether e^u might overflow in some row, as at very low temperatures."""
-    low, high = lead.aminmax() if lead.numel() else (lead.new_zeros(()), lead.new_zeros(()))
-    return float(all_max((high - low).reshape(1))) > _NO_OVERFLOW
+def _leads_far(lead: Tensor) -> Tensor:
+    """``[c, 1]``: whether e^u might overflow in a row, as at very low temperatures."""
+    if not lead.shape[-1]:
+        return torch.zeros(len(lead), 1, dtype=torch.bool, device=lead.device)
+    low, high = lead.aminmax(dim=-1, keepdim=True)
+    return (high - low) > _NO_OVERFLOW
 
 
 def _far_kl_(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from glmkd_nemo.distill import fused_rows
+from glmkd_nemo.distill import fused_rows, fused_triton
 from glmkd_nemo.distill.losses import cross_entropy
 from glmkd_nemo.distill.method import Batch, Taps
 from glmkd_nemo.distill.positions import Positions
@@ -73,6 +73,29 @@ class RowLoss:
         """
         return fused_rows.by_autograd_(lambda x: self.rows(x, t, labels), s), None
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether :meth:`kernel` is there."""
+        return False
+
+    def kernel(
+        self,
+        s: Tensor,
+        t: Tensor | None,
+        labels: Tensor | None,
+        weight: Tensor,
+        out: Tensor,
+        add: bool,
+    ) -> Tensor:
+        """Values ``[c]`` by a Triton kernel, see ``fused_triton.py``.
+
+        Args:
+            s, t: logits ``[c, V']``, not scaled; they are only read, unless ``out`` is ``s``.
+            weight: ``[c]`` fp32, on the gradient.
+            out: where that goes, or is added to with ``add``.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no kernel")
+
 
 @dataclass(frozen=True)
 class HardLabels(RowLoss):
@@ -94,6 +117,24 @@ class HardLabels(RowLoss):
         """Written down: see :func:`~glmkd_nemo.distill.fused_rows.cross_entropy_`."""
         assert labels is not None
         return fused_rows.cross_entropy_(s, labels)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Yes."""
+        return True
+
+    def kernel(
+        self,
+        s: Tensor,
+        t: Tensor | None,
+        labels: Tensor | None,
+        weight: Tensor,
+        out: Tensor,
+        add: bool,
+    ) -> Tensor:
+        """See :func:`~glmkd_nemo.distill.fused_triton.cross_entropy_`."""
+        assert labels is not None
+        return fused_triton.cross_entropy_(s, labels, weight, out, add=add).values
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from glmkd_nemo.distill import fused_rows, fused_triton
 from glmkd_nemo.distill.divergences import SoftLoss
+from glmkd_nemo.distill.fused_chunks import KernelChunks
 from glmkd_nemo.distill.fused_kl import HeadTerm, Workspace, head_losses
+from glmkd_nemo.distill.row_loss import HardLabels
 from tests.distill import fused_cases
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -42,6 +48,66 @@ def test_fp32_is_close_to_float64(near: float):
         gradients(near, torch.float32), gradients(near, torch.float64), strict=True
     ):
         assert float((found - exact).norm() / exact.norm()) < 1e-5
+
+
+def stand_in_kl_(s, t, weight, out, scale, add, reverse):
+    x = s.detach().float().requires_grad_()
+    with torch.enable_grad():
+        values = SoftLoss("reverse_kl" if reverse else "kl").rows(x * scale, t.float() * scale)
+        (gradient,) = torch.autograd.grad((values * weight).sum(), x)
+    out.copy_(out + gradient if add else gradient)
+    return fused_triton.Rows(values.detach(), values, values)
+
+
+def stand_in_cross_entropy_(s, labels, weight, out, add):
+    x = s.detach().float().requires_grad_()
+    with torch.enable_grad():
+        values = HardLabels().rows(x, None, labels)
+        (gradient,) = torch.autograd.grad((values * weight).sum(), x)
+    out.copy_(out + gradient if add else gradient)
+    return fused_triton.Rows(values.detach(), values, values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("losses", [["kl"], ["reverse_kl"], ["hard"], ["kl", "hard", "reverse_kl"]])
+def test_the_kernels_way_is_the_same(monkeypatch, losses: list[str], dtype: torch.dtype):
+    """With kernels' stand-ins, or in Triton's interpreter with the kernels themselves."""
+    hidden, head, soft = term(40, 300, dtype, 1.0)
+    terms = [
+        HeadTerm(HardLabels(), soft.weight, labels=torch.arange(40))
+        if kind == "hard"
+        else replace(soft, loss=SoftLoss(kind, 2.0), weight=soft.weight * 1e-9)
+        for kind in losses
+    ]
+    found = []
+    for kernels in (False, True):
+        if kernels:
+            monkeypatch.setattr(fused_triton, "takes", lambda logits: True)
+            if "TRITON_INTERPRET" not in os.environ:
+                monkeypatch.setattr(fused_triton, "kl_", stand_in_kl_)
+                monkeypatch.setattr(fused_triton, "cross_entropy_", stand_in_cross_entropy_)
+        assert KernelChunks.fits(hidden, head, terms) == kernels
+        hidden.grad = head.grad = None
+        total, values = head_losses(hidden, head, terms, Workspace(24))
+        (total * 3).backward()
+        found.append([total.detach(), values, hidden.grad, head.grad])
+    for x, y in zip(*found, strict=True):
+        assert float((x - y).norm() / x.norm()) < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 10.0])
+def test_rows_far_and_near_without_asking_the_device(monkeypatch, temperature: float):
+    """What other devices do: both forms, and a choice by row."""
+    g = torch.Generator().manual_seed(0)
+    s, t = torch.randn(2, 6, 9, generator=g) / temperature
+    t[3] = s[3] + 1e-3
+    expected = s.clone(), t.clone()
+    values, factor = fused_rows.kl_(*expected, torch.empty_like(s), temperature)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    ours = s.clone(), t.clone()
+    found, own = fused_rows.kl_(*ours, torch.empty_like(s), temperature)
+    torch.testing.assert_close(found, values)
+    torch.testing.assert_close(ours[0] * own, expected[0] * factor)
 
 
 def test_a_gradient_is_given_once():
