@@ -98,9 +98,11 @@ class Chunks:
         self.dtype = at_least_fp32(hidden.new_empty(0)).dtype
         self.gradients: tuple[Tensor | None, Tensor | None] = (
             hidden.new_empty(hidden.shape, dtype=self.stored) if wanted[0] else None,
-            head.new_zeros(head.shape, dtype=self.dtype) if wanted[1] else None,
+            head.new_empty(head.shape, dtype=self.dtype) if wanted[1] else None,
         )
         n = len(hidden)
+        if n == 0 and self.gradients[1] is not None:
+            self.gradients[1].zero_()  # else the first chunk writes it
         chunks = max(1, -(-n // max(1, space.rows(hidden) // self.buffers)))
         self.chunk = max(1, -(-n // chunks))
         row = max(1, head.shape[0] * self.dtype.itemsize)
@@ -174,11 +176,13 @@ class Chunks:
                 by_hidden[rows] *= factor
         if by_head is not None:
             hidden = self.hidden[rows].to(gradient.dtype)
-            self.add_to_head(by_head, gradient, hidden if factor is None else hidden * factor)
+            if factor is not None:
+                hidden = hidden * factor
+            self.add_to_head(by_head, gradient, hidden, 0 if rows.start == 0 else 1)
 
-    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-        """``total [V', h] += gradient^T hidden``."""
-        total.addmm_(gradient.t(), hidden)
+    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor, keep: int) -> None:
+        """``total [V', h] = keep * total + gradient^T hidden``; at 0 what it holds may be NaN."""
+        total.addmm_(gradient.t(), hidden, beta=keep)
 
     def logits(self, name: str, hidden: Tensor, head: Tensor) -> Tensor:
         """``[c, V']`` in the buffer ``name``."""
@@ -247,11 +251,14 @@ class KernelChunks(Chunks):
             )
         return total, None
 
-    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor, keep: int) -> None:
         """A product of halves is added up in fp32."""
         if gradient.dtype == total.dtype:
-            super().add_to_head(total, gradient, hidden)
-        elif gradient.is_cuda:
+            super().add_to_head(total, gradient, hidden, keep)
+            return
+        if keep == 0:
+            total.zero_()
+        if gradient.is_cuda:
             torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
         else:
             total += gradient.t() @ hidden

@@ -109,8 +109,7 @@ def _leads_far(lead: Tensor) -> Tensor:
     """``[c, 1]``: whether e^u might overflow in a row, as at very low temperatures."""
     if not lead.shape[-1]:
         return torch.zeros(len(lead), 1, dtype=torch.bool, device=lead.device)
-    low, high = lead.aminmax(dim=-1, keepdim=True)
-    return (high - low) > _NO_OVERFLOW
+    return lead.amax(-1, keepdim=True) - lead.amin(-1, keepdim=True) > _NO_OVERFLOW
 
 
 def _far_kl_(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
