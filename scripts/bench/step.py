@@ -2,6 +2,7 @@
 
     python scripts/bench/step.py [--methods kd glmd | all] [--threads 1 2] [--repeat 5] [--split]
         [--layout tp1 tp2 tp2sp pp2 dp2] [--micro-batches 1] [--trace FILE] [--out FILE.json]
+        [--small]
 
 Size: teachers 12 x 256 (8 heads), student 6 x 256, vocabulary 30,592, batch 4, sequence 256 (220 of
 context), fp32, no dropout, one AdamW step. Two floors, each a step of the student and a forward of
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from a clone
 from scripts.bench.parts import PARTS
 from scripts.bench.recipes import Recipe, groups, read_apart
 from scripts.bench.results import bars, machine, markdown, save
-from scripts.bench.sizes import REFERENCE
+from scripts.bench.sizes import REFERENCE, SMALL
 from scripts.bench.workers import LAYOUTS, OWN, PLAIN, Job, Worker
 
 TARGETS = {"kd": 0.55, "kd_soft": 0.55, "glmd": 0.9}
@@ -48,13 +49,8 @@ def measure(
     recipes: Sequence[Recipe], threads: int, layout: str, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Samples of these recipes and of the floors, taken in turns."""
-    world = LAYOUTS[layout][2]
-    jobs = [Job(name, threads=threads * world) for name in PLAIN]
-    common = {"threads": threads, "layout": layout, "micro_batches": args.micro_batches}
-    jobs += [Job(name, **common) for name in OWN[: 1 if LAYOUTS[layout][1] > 1 else 2]]
-    jobs += [Job(recipe.name, recipe, **common) for recipe in recipes]
-    workers = [Worker(job) for job in jobs]
-    samples: dict[str, list[dict[str, float]]] = {job.name: [] for job in jobs}
+    workers = [Worker(job) for job in _jobs(recipes, threads, layout, args)]
+    samples: dict[str, list[dict[str, float]]] = {worker.job.name: [] for worker in workers}
     for number in range(WARM_UP + args.repeat):
         for worker in workers:
             ranks = worker.ask("step")
@@ -63,23 +59,39 @@ def measure(
                 samples[worker.job.name].append(largest)
     rows = []
     for worker in workers:
-        memory = worker.ask("memory")
-        row: dict[str, Any] = {
-            "name": worker.job.name,
-            "threads": threads,
-            "layout": layout,
-            "teachers": len(worker.job.recipe.teachers) if worker.job.recipe else 0,
-            "samples": samples[worker.job.name],
-            "memory": max(memory, key=lambda m: int(m["peak"])),
-        }
-        if args.split:
-            row["parts"] = _mean_of_ranks(worker.ask("split", 2))
-        if args.trace and worker.job.recipe:
-            file = Path(args.trace)
-            worker.ask("trace", str(file.with_stem(f"{file.stem}_{row['name']}")))
+        where = {"name": worker.job.name, "threads": threads, "layout": layout}
+        rows.append({**where, "samples": samples[worker.job.name], **_asked(worker, args)})
         worker.stop()
-        rows.append(row)
     return _with_ratios(rows)
+
+
+def _jobs(
+    recipes: Sequence[Recipe], threads: int, layout: str, args: argparse.Namespace
+) -> list[Job]:
+    _, stages, world, _ = LAYOUTS[layout]
+    size = SMALL if args.small else REFERENCE
+    plain = [Job(name, size=size, threads=threads * world) for name in PLAIN]
+    own = [Job(OWN[0], None, size, threads, layout, args.micro_batches)]
+    if stages == 1:
+        own.append(Job(OWN[1], None, size, threads, layout))
+    found = [Job(r.name, r, size, threads, layout, args.micro_batches) for r in recipes]
+    return [*plain, *own, *found]
+
+
+def _asked(worker: Worker, args: argparse.Namespace) -> dict[str, Any]:
+    """What is found out after the timed rounds."""
+    recipe = worker.job.recipe
+    memory = worker.ask("memory")
+    row: dict[str, Any] = {
+        "teachers": len(recipe.teachers) if recipe else 0,
+        "memory": max(memory, key=lambda m: int(m["peak"])),
+    }
+    if args.split:
+        row["parts"] = _mean_of_ranks(worker.ask("split", 2))
+    if args.trace and recipe:
+        file = Path(args.trace)
+        worker.ask("trace", str(file.with_stem(f"{file.stem}_{recipe.name}")))
+    return row
 
 
 def _mean_of_ranks(ranks: list[dict[str, float]]) -> dict[str, float]:
@@ -177,6 +189,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--micro-batches", type=int, default=1, help="of a step")
     parser.add_argument("--split", action="store_true", help="seconds by part of a step")
     parser.add_argument("--trace", help="writes a trace of one step of each run beside this name")
+    parser.add_argument("--small", action="store_true", help="tiny models, to try the script out")
     parser.add_argument("--together", type=int, default=8, help="recipes in memory at a time")
     parser.add_argument("--out", type=Path, help="JSON; the plot gets the same name with .png")
     return parser.parse_args(argv)
@@ -186,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measures, prints the tables, writes the files."""
     args = parsed(argv)
     names = list(groups()) if args.methods == ["all"] else args.methods
-    recipes = list(read_apart(names, REFERENCE).values())
+    recipes = list(read_apart(names, SMALL if args.small else REFERENCE).values())
     targets = {name: TARGETS.get(name, TARGET) for name in names}
     rows: list[dict[str, Any]] = []
     for layout in args.layout:

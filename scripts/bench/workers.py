@@ -173,7 +173,8 @@ class _Commands:
         return {name: seconds / steps for name, seconds in self.parts.stop().items()}
 
     def trace(self, file: str) -> None:
-        """Writes one step as torch's profiler sees it, for chrome://tracing or Perfetto."""
+        """Writes one step as torch's profiler sees it, for Perfetto; one file for each rank."""
+        from torch.distributed import get_rank, get_world_size
         from torch.profiler import profile
 
         self._watch()
@@ -181,7 +182,10 @@ class _Commands:
         with profile() as seen:
             self.run.step()
         self.parts.traced = False
-        seen.export_chrome_trace(file)
+        path = Path(file)
+        if get_world_size() > 1:
+            path = path.with_stem(f"{path.stem}_rank{get_rank()}")
+        seen.export_chrome_trace(str(path))
 
     def syncs(self, steps: int) -> list[tuple[str, str, str, float]]:
         """Waits for the device, see :mod:`scripts.bench.syncs`: part, kind, place, times a step."""
