@@ -113,7 +113,7 @@ class EngineStep:
         """The schedule alone."""
         data: Any = _Told(self.data, self.parts)
         if self.run is None:
-            schedule.run(schedule.with_total(_blank_filling), data, self.chunks, False)
+            schedule.run(schedule.with_total(_blank_filling(self.parts)), data, self.chunks, False)
         else:
             run_passes(self.run, HALFWAY, data, self.chunks)
 
@@ -217,8 +217,13 @@ def _finalize(student: GLMModel, objective: Any, model: list[Any], *args: Any, *
     finalize_model_grads(model, *args, **kw)
 
 
-def _blank_filling(data_iterator: Any, model: Any) -> Any:
+def _blank_filling(parts: Parts) -> Any:
     """As ``GLMModelPT.forward_step``."""
-    row = next(data_iterator)
-    ids = row["input_ids"], row["position_ids"], row["attention_mask"]
-    return model(*ids, materialize=False), partial(token_mean, row)
+
+    def step(data_iterator: Any, model: Any) -> Any:
+        row = next(data_iterator)
+        ids = row["input_ids"], row["position_ids"], row["attention_mask"]
+        output = model(*ids, materialize=False)
+        return output, parts.wrap("loss", partial(token_mean, row))
+
+    return step

@@ -6,7 +6,8 @@
 On a machine without a GPU operators are counted that would wait on one (`.item()`, `nonzero`,
 boolean indices, `unique`, ..., and tensors made of Python numbers on the device); with a GPU, what
 CUDA says. Models are small: waits do not depend on sizes. Loss, logging, schedule ("other") and
-optimizer are told apart; those of the loss path should be none. Not counted: torch's Adam reading
+optimizer are told apart; those of the loss path should be none. What the backward of an operator
+does has the place of Megatron-Core's call of the backward pass. Not counted: torch's Adam reading
 its own step number, which stays on the host.
 """
 
@@ -74,16 +75,18 @@ def main() -> None:
         save(args.out, {"machine": machine(), "rows": rows})
 
 
-def _by_place(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """One line for each place, with all runs that come there."""
+def _by_place(rows: list[dict[str, Any]], shown: int = 4) -> list[list[str]]:
+    """One line for each place, with the runs that come there (the first ones of many)."""
     runs: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
         key = (row["place"], row["operator"], row["part"])
         runs.setdefault(key, {})[row["name"]] = row["times"]
     lines = []
     for key, times in sorted(runs.items()):
-        shown = sorted({f"{n:g}" for n in times.values()})
-        lines.append([*key, "-".join(dict.fromkeys((shown[0], shown[-1]))), ", ".join(times)])
+        least, most = f"{min(times.values()):g}", f"{max(times.values()):g}"
+        names = ", ".join(list(times)[:shown])
+        more = f" and {len(times) - shown} more" if len(times) > shown else ""
+        lines.append([*key, least if least == most else f"{least}-{most}", names + more])
     return lines
 
 

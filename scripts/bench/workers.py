@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 from scripts.bench.parts import Parts
@@ -92,7 +92,7 @@ class Worker:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(10)
+            process.join(2)
             process.kill()
         self._folder.cleanup()
 
@@ -151,11 +151,12 @@ class _Commands:
     def step(self) -> dict[str, float]:
         """Seconds, seconds of the processor (all threads) and minor page faults of a step."""
         _wait()
-        faults, start, used = _faults(), time.perf_counter(), time.process_time()
+        before, start, cpu = getrusage(RUSAGE_SELF), time.perf_counter(), time.process_time()
         self.run.step()
         _wait()
-        seconds, used = time.perf_counter() - start, time.process_time() - used
-        return {"seconds": seconds, "cpu": used, "faults": _faults() - faults}
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        faults = getrusage(RUSAGE_SELF).ru_minflt - before.ru_minflt
+        return {"seconds": seconds, "cpu": cpu, "faults": faults}
 
     def memory(self) -> dict[str, int]:
         """Bytes: resident before anything was built, the most since then, the most on the GPU."""
@@ -238,10 +239,6 @@ def resident(name: str) -> int:
     """A line of /proc/self/status in bytes (getrusage's peak outlives exec: the parent's)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
-
-
-def _faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _wait() -> None:
