@@ -100,9 +100,9 @@ def main() -> None:
                 [*line, f"{ratio:.2f}", f"{row['faults']:,.0f}", f"{row['peak'] / 1e9:.2f}"]
             )
         kept += [{"run": run, **row} for row in rows]
+        if args.out is not None:  # what there is, should the rest be interrupted
+            save(args.out, {"machine": machine(), "threads": args.threads, "rows": kept})
     print(markdown(head, lines))
-    if args.out is not None:
-        save(args.out, {"machine": machine(), "threads": args.threads, "rows": kept})
 
 
 if __name__ == "__main__":
