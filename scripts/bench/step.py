@@ -55,8 +55,9 @@ def measure(
         for worker in workers:
             ranks = worker.ask("step")
             if number >= WARM_UP:
-                largest = {key: max(rank[key] for rank in ranks) for key in ranks[0]}
-                samples[worker.job.name].append(largest)
+                sample = {key: max(rank[key] for rank in ranks) for key in ranks[0]}
+                sample["cpu"] = sum(rank["cpu"] for rank in ranks)
+                samples[worker.job.name].append(sample)
     rows = []
     for worker in workers:
         where = {"name": worker.job.name, "threads": threads, "layout": layout}
