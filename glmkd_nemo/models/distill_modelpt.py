@@ -19,7 +19,8 @@ from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
 from glmkd_nemo.distill.analysis import layers_read
-from glmkd_nemo.distill.method import ModelShape, StepContext, counted
+from glmkd_nemo.distill.batch import counted
+from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glmkd_nemo.distill.method import COUNTED, MASKS, Batch, StepContext, batch_of, counted
+from glmkd_nemo.distill.batch import COUNTED, counted
+from glmkd_nemo.distill.method import MASKS, Batch, StepContext, batch_of
 from glmkd_nemo.distill.views import stacked
 from glmkd_nemo.engine.schedule import split
 
