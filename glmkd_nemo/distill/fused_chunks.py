@@ -103,7 +103,8 @@ class Chunks:
         n = len(hidden)
         if n == 0 and self.gradients[1] is not None:
             self.gradients[1].zero_()  # else the first chunk writes it
-        chunks = max(1, -(-n // max(1, space.rows(hidden) // self.buffers)))
+        held = space.rows(hidden) * 4 // self.stored.itemsize  # counted in fp32
+        chunks = max(1, -(-n // max(1, held // self.buffers)))
         self.chunk = max(1, -(-n // chunks))
         row = max(1, head.shape[0] * self.dtype.itemsize)
         self.block = max(1, _BLOCK_BYTES // row) if hidden.is_cpu else self.chunk
