@@ -221,11 +221,12 @@ class KernelChunks(Chunks):
 
     @staticmethod
     def fits(hidden: Tensor, head: Tensor, terms: Sequence[HeadTerm]) -> bool:
-        """Whether there is a kernel for all of this."""
+        """Whether there is a kernel for all of this, and no teacher would be rounded."""
         kernels = all(term.loss.has_kernel for term in terms)
-        return (
-            kernels and fused_triton.takes(head) and hidden.dtype == head.dtype and len(hidden) > 0
-        )
+        heads = [term.head for term in terms if term.head is not None]
+        exact = all(torch.promote_types(x.dtype, head.dtype) == head.dtype for x in heads)
+        fits = kernels and exact and fused_triton.takes(head) and len(hidden) > 0
+        return fits and hidden.dtype == head.dtype
 
     @property
     def stored(self) -> torch.dtype:
