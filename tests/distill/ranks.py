@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
-from glmkd_nemo.distill import losses
+from glmkd_nemo.distill import losses, relations
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
 from tests.distill import dense
@@ -54,7 +54,7 @@ def losses_by_head() -> list[str]:
     pairs: list[tuple[str, Callable[[Tap, Tap], Tensor], Callable[[Tensor, Tensor], Tensor]]] = [
         ("mse", losses.mse, lambda s, t: (s - t).square().mean((1, 2, 3))),
         ("cosine", losses.cosine, _cosine),
-        ("relation", losses.relation, dense.relation),
+        ("relation", relations.relation, dense.relation),
     ]
     wrong = []
     for name, ours, plain in pairs:
