@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Elements of one buffer: what stays in a core's cache, or what keeps a GPU busy for longer than a
 # kernel's start takes.
@@ -34,7 +33,10 @@ def with_gradient(
         student, teacher: ``[n, ...]``; row ``i`` of the loss depends on their rows ``i`` only.
 
     Returns:
-        The loss ``[n]``, differentiable once, and the count.
+        The loss ``[n]``, and the count.
+
+    Raises:
+        RuntimeError: in the backward, if that is to be differentiated again.
     """
     wanted = tuple(torch.is_grad_enabled() and x.requires_grad for x in (student, teacher))
     value, count = _WithGradient.apply(compute, student, teacher, wanted)
@@ -57,8 +59,12 @@ class _WithGradient(torch.autograd.Function):
         return value, count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[None, Any, Any, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "this loss has its gradient from the forward pass and cannot be differentiated "
+                "twice: leave out create_graph=True."
+            )
         s, t = (None if g is None else g * _as_rows(upstream, g) for g in ctx.saved_tensors)
         return None, s, t, None
 
