@@ -71,7 +71,7 @@ def _angle_error(
             (x @ x.mT).requires_grad_(g is not None) for x, g in zip(d, gradients, strict=True)
         ]
         with torch.enable_grad():
-            found, counted = error(*map(_cosines, products), where)
+            found, counted = error(_cosines(products[0]), _cosines(products[1]), where)
             total = found.sum()
         value[where[0]] += found.detach()
         count[where[0]] += counted

@@ -32,7 +32,8 @@ def relation(student: Tap, teacher: Tap) -> Tensor:
     """
     s, t = student.value, teacher.value
     rows = relation_kl(
-        *(at_least_fp32(x).flatten(0, 1) for x in (s, t)),
+        at_least_fp32(s).flatten(0, 1),
+        at_least_fp32(t).flatten(0, 1),
         (1 / math.sqrt(s.shape[-1]), 1 / math.sqrt(t.shape[-1])),
     )
     loss = rows.view(s.shape[:2]).mean(1) / s.shape[2]
