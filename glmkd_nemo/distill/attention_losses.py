@@ -8,13 +8,13 @@ those of one process whatever the tensor parallelism.
 from __future__ import annotations
 
 import math
+from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.method import ModelShape
 from glmkd_nemo.distill.parallel import all_sum, tp_size
+from glmkd_nemo.distill.relations import relation, scores_kl
 from glmkd_nemo.distill.taps import HEADS, Tap
 
 
@@ -31,13 +31,9 @@ def attention_kl(student: Tap, teacher: Tap) -> Tensor:
         ``[b]``.
     """
     assert student.shard == teacher.shard, "student and teacher are sharded differently"
-    log_p = at_least_fp32(teacher.value).log_softmax(-1)
-    log_q = at_least_fp32(student.value).log_softmax(-1)
-    terms = F.kl_div(log_q, log_p, reduction="none", log_target=True)
-    # sums of q and of p differ from 1, and from each other, by rounding only; taken in, they undo
-    # most of that of close distributions, whose divergence is far smaller than its terms
-    rows = (terms + (log_q.exp() - log_p.exp())).sum(-1)
-    return _mean_over_heads(rows, student)
+    _, heads, rows, _ = student.value.shape
+    loss = scores_kl(student.value, teacher.value) / (heads * rows)
+    return loss if student.shard is None else all_sum(loss) / tp_size()
 
 
 def head_relation(student: Tap, teacher: Tap, relation_heads: int) -> Tensor:
@@ -54,10 +50,8 @@ def head_relation(student: Tap, teacher: Tap, relation_heads: int) -> Tensor:
         ``[b]``.
     """
     ranks = tp_size() if student.shard == HEADS else 1
-    s, t = (
-        Tap(_self_relation(x.value, relation_heads // ranks), x.shard) for x in (student, teacher)
-    )
-    return attention_kl(s, t)
+    s, t = (x.map(partial(_cut_anew, heads=relation_heads // ranks)) for x in (student, teacher))
+    return relation(s, t)
 
 
 def check_equal_heads(method: str, student: ModelShape, teacher: ModelShape, remedy: str) -> None:
@@ -95,14 +89,6 @@ def check_relation_heads(relation_heads: int, *widths: int) -> None:
         )
 
 
-def _self_relation(x: Tensor, heads: int) -> Tensor:
-    """``[b, n, s, d] -> [b, heads, s, s]``: products of positions, by head of the new cut."""
-    wide = at_least_fp32(x).transpose(1, 2).flatten(2)
-    cut = wide.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return cut @ cut.transpose(-1, -2) / math.sqrt(cut.shape[-1])
-
-
-def _mean_over_heads(rows: Tensor, tap: Tap) -> Tensor:
-    """``[b, n, s] -> [b]`` over the heads of all ranks."""
-    mean = rows.flatten(1).mean(1)
-    return mean if tap.shard is None else all_sum(mean) / tp_size()
+def _cut_anew(x: Tensor, heads: int) -> Tensor:
+    """``[b, n, s, d] -> [b, heads, s, n * d / heads]``."""
+    return x.transpose(1, 2).flatten(2).unflatten(-1, (heads, -1)).transpose(1, 2)

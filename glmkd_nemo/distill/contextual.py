@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glmkd_nemo.distill.geometry import angles
+from glmkd_nemo.distill.angles import AllPairs, SquaredError, Windows, angle_error
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means
+from glmkd_nemo.distill.relations import relation_kl
 
 
 def word_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -29,9 +30,9 @@ def word_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Returns:
         ``[b]``, the mean over pairs.
     """
-    both = mask.unsqueeze(1) & mask.unsqueeze(2)
-    loss = _distance(student, teacher, both).sum((1, 2))
-    return ratio_of_means(loss, both.sum((1, 2)))
+    s, t = (F.normalize(at_least_fp32(x), dim=-1) for x in (student, teacher))
+    loss = relation_kl(s, t, (1.0, 1.0), mask)
+    return ratio_of_means(loss, mask.sum(1).square())
 
 
 def word_angle(student: Tensor, teacher: Tensor, mask: Tensor, window: int) -> Tensor:
@@ -47,12 +48,10 @@ def word_angle(student: Tensor, teacher: Tensor, mask: Tensor, window: int) -> T
     Returns:
         ``[b]``, the mean over unmasked tokens and pairs of neighbours.
     """
-    length, reach = mask.shape[1], window // 2
-    offsets = torch.arange(-reach, reach + 1, device=mask.device)
-    near = (torch.arange(length, device=mask.device).unsqueeze(1) + offsets).clamp(0, length - 1)
-    s, t = (angles(x, x[:, near]) for x in map(at_least_fp32, (student, teacher)))
-    loss = ((s - t).square().mean((2, 3)) * mask).sum(1)
-    return ratio_of_means(loss, mask.sum(1))
+    reach = window // 2
+    s, t = (_repeat_ends(at_least_fp32(x), reach) for x in (student, teacher))
+    weight = mask.to(s.dtype) / window**2
+    return ratio_of_means(angle_error(s, t, Windows(reach), SquaredError(weight))[0], mask.sum(1))
 
 
 def layer_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -66,9 +65,10 @@ def layer_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Returns:
         ``[b]``, the mean over unmasked tokens and pairs of layers.
     """
-    everything = torch.ones(student.shape[2:3] * 2, dtype=torch.bool, device=mask.device)
-    loss = (_distance(student, teacher, everything).mean((2, 3)) * mask).sum(1)
-    return ratio_of_means(loss, mask.sum(1))
+    itself = torch.eye(student.shape[2], dtype=torch.bool, device=mask.device)
+    log_q, log_p = (_log_relation(at_least_fp32(x), itself) for x in (student, teacher))
+    terms = torch.where(itself, 0.0, log_p.exp() * (log_p - log_q))
+    return ratio_of_means((terms.mean((2, 3)) * mask).sum(1), mask.sum(1))
 
 
 def layer_angle(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -80,30 +80,25 @@ def layer_angle(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     Returns:
         ``[b]``, the mean over unmasked tokens and triplets of layers.
     """
-    s, t = (angles(x, x.unsqueeze(2)) for x in map(at_least_fp32, (student, teacher)))
-    loss = ((s - t).square().mean((2, 3, 4)) * mask).sum(1)
-    return ratio_of_means(loss, mask.sum(1))
+    s, t = (at_least_fp32(x).flatten(0, 1) for x in (student, teacher))
+    weight = mask.flatten().to(s.dtype) / student.shape[2] ** 3
+    error = SquaredError(weight.unsqueeze(1).expand(-1, student.shape[2]))
+    loss = angle_error(s, t, AllPairs(), error)[0].view(mask.shape)
+    return ratio_of_means(loss.sum(1), mask.sum(1))
 
 
-def _distance(student: Tensor, teacher: Tensor, both: Tensor) -> Tensor:
-    """Terms of KL(teacher || student) over the rows' cosines with the other rows.
+def _repeat_ends(x: Tensor, count: int) -> Tensor:
+    """``[b, s, h] -> [b, count + s + count, h]``."""
+    first, last = (end.expand(-1, count, -1) for end in (x[:, :1], x[:, -1:]))
+    return torch.cat([first, x, last], 1)
 
-    Args:
-        student: ``[..., n, h]``.
-        teacher: ``[..., n, h']``.
-        both: ``[..., n, n]`` booleans, pairs that count; a row without any other gives 0, where
-            GLMKD's softmax gives NaN.
 
-    Returns:
-        ``[..., n, n]``, 0 where a pair does not count.
+def _log_relation(x: Tensor, itself: Tensor) -> Tensor:
+    """``[..., n, h] -> [..., n, n]``: log-softmax of cosines with the others.
+
+    From inner products, which are small here, so that no normalised copy of ``x`` is kept.
     """
-    others = both & ~torch.eye(both.shape[-1], dtype=torch.bool, device=both.device)
-    log_q, log_p = (_log_relation(at_least_fp32(x), others) for x in (student, teacher))
-    return torch.where(others, log_p.exp() * (log_p - log_q), 0.0)
-
-
-def _log_relation(x: Tensor, others: Tensor) -> Tensor:
-    x = F.normalize(x, dim=-1)
-    cosines = x @ x.transpose(-1, -2)
-    # the smallest number instead of -inf: a row that is all masked stays finite
-    return cosines.masked_fill(~others, torch.finfo(x.dtype).min).log_softmax(-1)
+    products = x @ x.mT
+    lengths = products.diagonal(dim1=-2, dim2=-1).clamp_min(1e-24).sqrt()
+    cosines = products / lengths.unsqueeze(-1) / lengths.unsqueeze(-2)
+    return cosines.masked_fill(itself, torch.finfo(x.dtype).min).log_softmax(-1)

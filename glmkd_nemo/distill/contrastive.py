@@ -26,8 +26,8 @@ def cos_nce(student: Tensor, teacher: Tensor, gather_dp: bool = False) -> Tensor
     Raises:
         ValueError: there is no other sample to contrast with.
     """
-    b, s = student.shape[:2]
-    mine, theirs = (F.normalize(at_least_fp32(x), dim=-1).flatten(1) for x in (student, teacher))
+    b, length = student.shape[:2]
+    mine, theirs = at_least_fp32(student), at_least_fp32(teacher)
     first = 0
     if gather_dp:
         theirs, first = gather_samples(theirs), dp_rank() * b
@@ -37,7 +37,11 @@ def cos_nce(student: Tensor, teacher: Tensor, gather_dp: bool = False) -> Tensor
             "lrc_bert contrasts a sample with the others of its micro-batch, which has one only: "
             "set micro_batch_size to 2 or more (or gather_dp=true with data parallelism)."
         )
-    distance = 1 - mine @ theirs.T / s
+    # products of the vectors as they are, so that no normalised copy of them has to be kept
+    products = mine.transpose(0, 1) @ theirs.permute(1, 2, 0)
+    lengths = (torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12).T for x in (mine, theirs))
+    cosines = products / next(lengths).unsqueeze(2) / next(lengths).unsqueeze(1)
+    distance = 1 - cosines.sum(0) / length
     own = distance.diagonal(first)
     return 1 + own - (distance.sum(1) - own - others * own) / others / 2
 

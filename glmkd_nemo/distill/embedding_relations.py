@@ -11,6 +11,7 @@ import math
 from torch import Tensor
 
 from glmkd_nemo.distill.losses import at_least_fp32, kl, squared_error
+from glmkd_nemo.distill.relations import relation_error, relation_kl
 from glmkd_nemo.distill.taps import Tap
 from glmkd_nemo.models.logits import Logits, comparable
 
@@ -29,12 +30,10 @@ def local_relation(kind: str, student: Tap, teacher: Tap) -> Tensor:
         ``[b]``, the mean over positions.
     """
     length = student.value.shape[1]
-    scale = length if kind == "mse" else math.sqrt(length)
-    s, t = (_products(x.value) / scale for x in (student, teacher))
+    s, t = (at_least_fp32(x.value) for x in (student, teacher))
     if kind == "mse":
-        return (s - t).square().mean((1, 2))
-    log_p, log_q = t.log_softmax(-1), s.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(1)
+        return relation_error(s, t, (1 / length,) * 2) / length**2
+    return relation_kl(s, t, (1 / math.sqrt(length),) * 2) / length
 
 
 def global_relation(
@@ -54,8 +53,3 @@ def global_relation(
     s, t = mine.project(student.value), its.project(teacher.value)
     by_position = squared_error(s, t) / mine.vocab_size if kind == "mse" else kl(s, t)
     return by_position.mean(1)
-
-
-def _products(x: Tensor) -> Tensor:
-    x = at_least_fp32(x)
-    return x @ x.transpose(1, 2)

@@ -17,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmkd_nemo.distill.angles import Chosen, SmoothL1, angle_error
+from glmkd_nemo.distill.chunks import Buffers, blocks, elements, on_device
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means
+from glmkd_nemo.distill.relations import relation_error
 
 
 def check_relation_heads(method: str, heads: int, student: int, teacher: int) -> None:
@@ -67,18 +70,15 @@ def token_structure(
         triplets of which no angle is 0 at the student, as in GLMKD.
     """
     student, teacher = at_least_fp32(student), at_least_fp32(teacher)
-    both = mask.unsqueeze(1) & mask.unsqueeze(2)
-    s, t = _products(student, heads, both), _products(teacher, heads, both)
-    pairs = ratio_of_means((s - t).square().sum((1, 2, 3)), heads * both.sum((1, 2)))
+    weights, length = mask.unsqueeze(-1), mask.sum(1)
+    s, t = (at_least_fp32(x) * weights for x in (student, teacher))
+    (mine, its), scales = zip(*(_by_head(x, heads) for x in (s, t)), strict=True)
+    pairs = relation_error(mine, its, scales).view(-1, heads).sum(1)
     with torch.no_grad():
-        centre, near = _most_attended(t, both, anchors, neighbours)
+        centre, near = _most_attended(its, scales[1], mask, anchors, neighbours)
         counted = mask.gather(1, centre).unsqueeze(-1) & _pick(mask, near)
-        counted = counted.unsqueeze(-1) & counted.unsqueeze(-2)
-        counted &= ~torch.eye(near.shape[-1], dtype=torch.bool, device=mask.device)
-    s, t = (angles(_pick(x, centre), _pick(x, near)) for x in (student, teacher))
-    counted = counted & (s != 0)
-    errors = torch.where(counted, F.smooth_l1_loss(s, t, reduction="none"), 0.0)
-    return pairs + ratio_of_means(errors.sum((1, 2, 3)), counted.sum((1, 2, 3)))
+    errors, count = angle_error(s, t, Chosen(centre, near), SmoothL1(counted))
+    return ratio_of_means(pairs, heads * length.square()) + ratio_of_means(errors, count)
 
 
 def span_structure(
@@ -149,37 +149,57 @@ def span_means(x: Tensor, mask: Tensor, lengths: list[int]) -> tuple[Tensor, Ten
     Returns:
         ``[b, spans, h]``, and ``[b, spans]``: whether any vector in the span counts.
     """
-    x, sizes = at_least_fp32(x), torch.tensor(lengths, device=x.device)
-    span_of = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), sizes)
-    member = F.one_hot(span_of, len(lengths)).T.to(x.dtype)
-    means = (member / sizes.unsqueeze(-1)) @ x
-    return means, (member @ mask.to(x.dtype).unsqueeze(-1)).squeeze(-1) > 0
+    x = at_least_fp32(x)
+    ends = torch.tensor(lengths).cumsum(0)
+    start, end = on_device(torch.stack([ends - torch.tensor(lengths), ends]), x).unsqueeze(-1)
+    place = torch.arange(x.shape[1], device=x.device)
+    member = ((place >= start) & (place < end)).to(x.dtype)
+    return (member / (end - start)) @ x, (member @ mask.to(x.dtype).unsqueeze(-1)).squeeze(-1) > 0
 
 
-def _products(x: Tensor, heads: int, both: Tensor) -> Tensor:
-    """``[b, l, h] -> [b, heads, l, l]``, scaled; 0 where not both vectors count."""
-    x = x.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return x @ x.transpose(-1, -2) / math.sqrt(x.shape[-1]) * both.unsqueeze(1)
+def _by_head(x: Tensor, heads: int) -> tuple[Tensor, float]:
+    """``[b, l, h] -> [b * heads, l, d]``, and the scale of products of its vectors."""
+    x = x.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
+    return x, 1 / math.sqrt(x.shape[-1])
 
 
 def _most_attended(
-    products: Tensor, both: Tensor, anchors: int, neighbours: int
+    x: Tensor, scale: float, mask: Tensor, anchors: int, neighbours: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices ``[b, a]`` of the anchors, and ``[b, a, n]`` of the neighbours of each."""
-    both = both.unsqueeze(1)
-    attention = (products + ~both * -10000.0).softmax(-1) * both
-    length = products.shape[-1]
-    centre = attention.sum((1, 2)).topk(min(anchors, length)).indices
-    itself = torch.eye(length, device=products.device, dtype=torch.bool)
-    local = attention.sum(1).masked_fill(itself, 0.0)
-    rows = local.gather(1, centre.unsqueeze(-1).expand(-1, -1, length))
-    return centre, rows.topk(min(neighbours, length)).indices
+    """Indices ``[b, a]`` of the anchors, and ``[b, a, n]`` of the neighbours of each.
+
+    Args:
+        x: ``[b * heads, l, d]``, 0 where a vector does not count.
+    """
+    length, found = mask.shape[1], []
+    itself = torch.eye(length, device=x.device, dtype=torch.bool)
+    for sample, counts in zip(x.unflatten(0, (len(mask), -1)), mask, strict=True):
+        attention = _attention(sample, scale, counts)
+        centre = attention.sum(0).topk(min(anchors, length)).indices
+        rows = attention.masked_fill_(itself, 0.0)[centre]
+        found.append((centre, rows.topk(min(neighbours, length)).indices))
+    centres, near = zip(*found, strict=True)
+    return torch.stack(centres), torch.stack(near)
+
+
+def _attention(x: Tensor, scale: float, counts: Tensor) -> Tensor:
+    """Softmax of the products of ``[heads, l, d]``, summed over heads: ``[l, l]``."""
+    (heads, length, _), buffers = x.shape, Buffers(x)
+    both = counts & counts.unsqueeze(1)
+    away = x.new_zeros(length, length).masked_fill_(~both, -10000.0)
+    total = x.new_zeros(length, length)
+    for several, rows in blocks(heads, length, length, elements(x)):
+        shape = (several.stop - several.start, rows.stop - rows.start, length)
+        products, shares = buffers.get(0, *shape), buffers.get(1, *shape)
+        left_out = away[rows].expand(shape)
+        torch.baddbmm(left_out, x[several, rows], x[several].mT, alpha=scale, out=products)
+        total[rows] += torch.softmax(products, -1, out=shares).sum(0)
+    return total.mul_(both)
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """``x [b, l, ...]`` at ``index [b, ...]`` of its second axis."""
-    sample = torch.arange(x.shape[0], device=x.device).view(-1, *[1] * (index.dim() - 1))
-    return x[sample, index]
+    """``x [b, l]`` at ``index [b, ...]`` of its second axis."""
+    return x.gather(1, index.flatten(1)).view(index.shape)
 
 
 def _sample_angles(x: Tensor, mask: Tensor, heads: int) -> Tensor:

@@ -219,21 +219,6 @@ def cosine(student: Tap | Tensor, teacher: Tap | Tensor) -> Tensor:
     return loss if s.shard is None else all_sum(loss) / tp_size()
 
 
-def relation(student: Tap, teacher: Tap) -> Tensor:
-    """KL of scaled dot-product self-relations, as MiniLM has for values (arXiv 2002.10957).
-
-    Args:
-        student, teacher: ``[b, n, s, d]``, widths ``d`` may differ, heads may not.
-
-    Returns:
-        ``[b]``, the mean over heads and positions.
-    """
-    log_p = _self_relation(teacher.value).log_softmax(-1)
-    log_q = _self_relation(student.value).log_softmax(-1)
-    loss = (log_p.exp() * (log_p - log_q)).sum(-1).flatten(1).mean(1)
-    return loss if student.shard is None else all_sum(loss) / tp_size()
-
-
 def sample_sum(rows: Tensor, mask: Tensor | Positions) -> Tensor:
     """Sums values of unmasked rows by sample: ``[n]`` with ``mask [b, s]`` -> ``[b]``."""
     return positions(mask).sum(rows)
@@ -243,8 +228,3 @@ def ratio_of_means(numerator: Tensor, count: Tensor) -> Tensor:
     """``[b]`` whose mean is ``sum(numerator) / sum(count)``; 0 where nothing is counted."""
     mean_count = count.to(numerator.dtype).mean()
     return numerator / torch.where(mean_count > 0, mean_count, torch.ones_like(mean_count))
-
-
-def _self_relation(x: Tensor) -> Tensor:
-    x = at_least_fp32(x)
-    return x @ x.transpose(-1, -2) / math.sqrt(x.shape[-1])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
-from glmkd_nemo.distill import losses
+from glmkd_nemo.distill import losses, relations
+from glmkd_nemo.distill.attention_losses import attention_kl, head_relation
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
 from tests.distill import dense, fused_cases
@@ -56,7 +58,9 @@ def losses_by_head() -> list[str]:
     pairs: list[tuple[str, Callable[[Tap, Tap], Tensor], Callable[[Tensor, Tensor], Tensor]]] = [
         ("mse", losses.mse, lambda s, t: (s - t).square().mean((1, 2, 3))),
         ("cosine", losses.cosine, _cosine),
-        ("relation", losses.relation, dense.relation),
+        ("relation", relations.relation, dense.relation),
+        ("head relation", partial(head_relation, relation_heads=10), _ten_relations),
+        ("attention", attention_kl, _kl_of_scores),
     ]
     wrong = []
     for name, ours, plain in pairs:
@@ -69,6 +73,16 @@ def losses_by_head() -> list[str]:
         wrong += _off(f"{name} value", value, expected)
         wrong += _off(f"{name} gradient", mine.grad, whole.grad.chunk(2, 1)[tp_rank()])
     return wrong
+
+
+def _ten_relations(s: Tensor, t: Tensor) -> Tensor:
+    cut = (x.transpose(1, 2).flatten(2).unflatten(-1, (10, 2)).transpose(1, 2) for x in (s, t))
+    return dense.relation(*cut)
+
+
+def _kl_of_scores(s: Tensor, t: Tensor) -> Tensor:
+    log_q, log_p = s.log_softmax(-1), t.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean((1, 2))
 
 
 def sums_and_gradients() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glmkd_nemo.distill import losses, top_n
+from glmkd_nemo.distill import losses, relations, top_n
 from glmkd_nemo.distill.taps import HEADS, Tap
 from glmkd_nemo.models.logits import Logits
 from tests.distill import dense
@@ -124,7 +124,9 @@ def test_mse_and_cosine_by_sample():
 
 def test_relation_of_different_widths():
     s, t = samples(2, 2, 3, 4, seed=0), samples(2, 2, 3, 6, seed=1)
-    torch.testing.assert_close(losses.relation(Tap(s, HEADS), Tap(t, HEADS)), dense.relation(s, t))
+    torch.testing.assert_close(
+        relations.relation(Tap(s, HEADS), Tap(t, HEADS)), dense.relation(s, t)
+    )
 
 
 def test_tensors_sharded_differently_are_not_compared():

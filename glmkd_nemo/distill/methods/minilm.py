@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from glmkd_nemo.distill.attention_losses import attention_kl, check_equal_heads
 from glmkd_nemo.distill.layer_choice import pair_part
-from glmkd_nemo.distill.losses import relation
 from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
+from glmkd_nemo.distill.relations import relation
 
 
 @dataclass
