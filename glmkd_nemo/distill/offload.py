@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+BUFFERS = 2
 _ALIGNED = 256  # bytes; what kernels and Transformer Engine's fused products like to start at
 
 
@@ -95,7 +96,7 @@ class LayerBuffers:
     def __init__(self, mover: Mover) -> None:
         self.mover, self.size = mover, 0
         self._buffers: list[Tensor] = []
-        self._free: list[Any] = [None, None]
+        self._free: list[Any] = [None] * BUFFERS
 
     def reserve(self, size: int) -> None:
         """Makes room for a layer of so many bytes; called before the first pass."""
@@ -166,13 +167,22 @@ class OffloadedLayers:
         self._here = number
         if number + 1 < self._count:
             following = self._layers[number + 1].host
-            self._coming = self._buffers.fetch(following, (number + 1) % 2)
+            self._coming = self._buffers.fetch(following, (number + 1) % BUFFERS)
 
     def _leave(self) -> None:
         if self._here is not None:
             self._layers[self._here].bind(self._layers[self._here].host)
-            self._buffers.release(self._here % 2)
+            self._buffers.release(self._here % BUFFERS)
             self._here = None
+
+
+def packed(layer: nn.Module) -> tuple[list[int], int]:
+    """Where each parameter of a layer starts in a buffer, and the buffer's size; in bytes."""
+    starts, size = [], 0
+    for parameter in layer.parameters():
+        starts.append(size)
+        size += -(-parameter.numel() * parameter.element_size() // _ALIGNED) * _ALIGNED
+    return starts, size
 
 
 class _Packed:
@@ -180,10 +190,7 @@ class _Packed:
 
     def __init__(self, layer: nn.Module, mover: Mover) -> None:
         self.parameters = list(layer.parameters())
-        self._starts, size = [], 0
-        for parameter in self.parameters:
-            self._starts.append(size)
-            size += -(-parameter.numel() * parameter.element_size() // _ALIGNED) * _ALIGNED
+        self._starts, size = packed(layer)
         self.host = mover.pinned(size)
         values = [parameter.detach() for parameter in self.parameters]
         self.bind(self.host)
