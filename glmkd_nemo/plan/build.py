@@ -129,9 +129,7 @@ def _build(model: dict[str, Any], request: Request, stage: int) -> BuiltRank:
         optimizer=optimizer,
         main_parameters=main,
         teacher_parameters={n: sum(p.numel() for p in t.parameters()) for n, t in teachers.items()},
-        teacher_weights={
-            n: sum(map(_bytes, t.parameters())) - sum(moved.get(n, ())) for n, t in teachers.items()
-        },
+        teacher_weights={n: _held(t, n in moved) for n, t in teachers.items()},
         layer_buffers=BUFFERS
         * max((size for sizes in moved.values() for size in sizes), default=0),
         offloaded={n: sum(sizes) for n, sizes in moved.items()},
@@ -217,8 +215,14 @@ def _section(model: Mapping[str, Any], teacher: str) -> Mapping[str, Any]:
     return found
 
 
+def _held(teacher: GLMModel, offloaded: bool) -> int:
+    """Bytes of the weights that are always on the device."""
+    away = sum(map(_bytes, teacher.decoder.layers.parameters())) if offloaded else 0
+    return sum(map(_bytes, teacher.parameters())) - away
+
+
 def _layers(teacher: GLMModel) -> list[int]:
-    """Bytes of each layer of a stage."""
+    """Bytes of each layer of a stage, as they are moved."""
     return [packed(layer)[1] for layer in teacher.decoder.layers]
 
 
