@@ -73,13 +73,14 @@ class Teacher:
                 teacher's pass ends at the last wanted tap, and the layers after it do not run.
 
         Returns:
-            What goes to the next stage (``None`` if nothing does), and the taps.
+            What goes to the next stage (on the last: a ``Logits`` handle; ``None`` if the pass
+            ended before), and the taps.
         """
         if received is not None:
             self.model.set_input_tensor(received)
         learns = self.trainable and torch.is_grad_enabled()
         stop = not (passes_on or self.trainable)
-        output = None
+        output: Any = None
         with (
             torch.set_grad_enabled(learns),
             self._weights(None if passes_on else want),
@@ -92,7 +93,7 @@ class Teacher:
                 materialize=False,
                 task=batch.task,
             )
-        return output if passes_on else None, taps
+        return output, taps
 
     def _weights(self, want: Collection[TapKey] | None) -> AbstractContextManager[None]:
         """Inside, the layers that serve these taps (``None``: all of the stage) have weights."""
