@@ -145,6 +145,23 @@ def test_shared_layers_are_not_offloaded():
         OffloadedLayers([first, second], LayerBuffers(Device(late=False)))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device_weights_arrive_before_they_are_used():
+    layers = [nn.Linear(1024, 1024, bias=False) for _ in range(6)]
+    x = torch.randn(64, 1024, device="cuda")
+    expected = x
+    for layer in layers:
+        expected = expected @ layer.weight.detach().cuda().T
+    offloaded = OffloadedLayers(layers, LayerBuffers(CudaMover()))
+    for _ in range(50):
+        y = x
+        with torch.no_grad(), offloaded.streamed(len(layers)):
+            for layer in layers:
+                y = layer(y)
+        assert torch.equal(y, expected)
+    assert all(not p.is_cuda and p.is_pinned() for layer in layers for p in layer.parameters())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_without_a_device_there_is_nothing_to_move_to():
     with pytest.raises(ValueError, match="needs a CUDA device"):
