@@ -107,12 +107,18 @@ class TeacherSection:
     Attributes:
         restore_from_path: its ``.nemo``, saved at any layout.
         trainable: it learns with its student, from the soft labels; frozen by default.
+        precision: 32, bf16 or 16; null: as the student. Losses are computed in fp32 anyway, and
+            the student's gradients stay in its own precision.
+        offload: keep the layers' weights in the host's memory, and bring them to the device one
+            after the other as they run; teachers that are offloaded share the memory of two layers.
         transformer_engine, fp8, fp8_*: as the student's (see :class:`ModelSection`), for this
             teacher alone.
     """
 
     restore_from_path: str | None = None
     trainable: bool = False
+    precision: Any = None
+    offload: bool = False
     transformer_engine: bool | None = None
     fp8: bool = False
     fp8_e4m3: bool = False

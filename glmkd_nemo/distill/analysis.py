@@ -23,6 +23,7 @@ from glmkd_nemo.distill.losses import at_least_fp32, prediction
 from glmkd_nemo.distill.method import Batch, ModelShape
 from glmkd_nemo.distill.parallel import all_gather_last
 from glmkd_nemo.distill.taps import Tap, TapKey
+from glmkd_nemo.models.attention import MASKED_SCORE
 
 SCORES, OUTPUT, LOGITS = "scores", "output", "logits"
 HEADED = ("query", "key", "value")
@@ -118,6 +119,7 @@ def _whole(kind: str, tap: Tap) -> Tensor:
     """``[b, s, h]`` of states, queries, keys and values; ``[b, n, s, s]`` of scores; all heads."""
     x = at_least_fp32(tap.value)
     if kind == SCORES:
+        x = x.clamp(min=MASKED_SCORE)  # bf16 has it 32 lower
         return all_gather_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return all_gather_last(x.transpose(1, 2).flatten(2)) if kind in HEADED else x
 

@@ -12,10 +12,32 @@ from functools import partial
 
 from torch import Tensor
 
+from glmkd_nemo.distill.losses import at_least_fp32, mse
 from glmkd_nemo.distill.method import ModelShape
 from glmkd_nemo.distill.parallel import all_sum, tp_size
 from glmkd_nemo.distill.relations import relation, scores_kl
 from glmkd_nemo.distill.taps import HEADS, Tap
+from glmkd_nemo.models.attention import MASKED_SCORE
+
+
+def attention_mse(student: Tap, teacher: Tap) -> Tensor:
+    """Mean squared error of ``scores``; masked entries are equal whatever the two precisions.
+
+    (The constant of masked scores is no bf16 number: there it is 32 below that of fp32 and fp16.)
+
+    Args:
+        student, teacher: ``[b, n, s, s]``, of equally many heads.
+
+    Returns:
+        ``[b]``.
+    """
+    if student.value.dtype != teacher.value.dtype:
+        student, teacher = (x.map(_not_below_masked) for x in (student, teacher))
+    return mse(student, teacher)
+
+
+def _not_below_masked(x: Tensor) -> Tensor:
+    return at_least_fp32(x).clamp(min=MASKED_SCORE)
 
 
 def attention_kl(student: Tap, teacher: Tap) -> Tensor:

@@ -160,7 +160,7 @@ def _kl_of_scores(s: Tensor, t: Tensor, gradients: Gradients) -> tuple[Tensor, N
         of_teacher = None if into[1] is None else buffers.get(3, *shape)
         value[rows] = kl_in_place(log_q, log_p, p, of_teacher)
         for gradient, found in zip(into, (log_q, of_teacher), strict=True):
-            if gradient is not None:
+            if gradient is not None and found is not None:
                 gradient[rows] = found
     return value.view(len(s), -1).sum(1), None
 

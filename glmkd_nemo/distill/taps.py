@@ -102,6 +102,10 @@ def check_keys(keys: Iterable[TapKey], num_layers: int) -> None:
             raise ValueError(f"tap {name!r} of layer {layer}: the model has {num_layers} layers.")
 
 
+class _Reached(Exception):
+    """All wanted taps are there; the rest of the forward pass is not needed."""
+
+
 class Recorder:
     """Collects the wanted taps of one forward pass of one model (or one pipeline stage of it)."""
 
@@ -111,6 +115,7 @@ class Recorder:
         sequence_parallel: bool,
         replay: bool = False,
         edits: Edits | None = None,
+        stop: bool = False,
     ) -> None:
         self.want = frozenset(want)
         self.values: dict[TapKey, Any] = {}
@@ -119,7 +124,7 @@ class Recorder:
             if name in DERIVED:
                 self._derived.setdefault((DERIVED[name][0], layer), []).append(name)
         self._sequence_parallel = sequence_parallel
-        self._replay = replay
+        self._replay, self._stop = replay, stop
         self._edits = edits or {}
 
     def in_replay(self) -> Recorder:
@@ -132,6 +137,8 @@ class Recorder:
             x = self._edited(x, self._edits[key])
         if key in self.want or key in self._derived:
             self._put(key, x)
+            if self._stop and self.values.keys() >= self.want:
+                raise _Reached
         return x
 
     def _put(self, key: TapKey, x: Any) -> None:
@@ -195,7 +202,10 @@ def put_logits(logits: Any) -> None:
 
 @contextmanager
 def record(
-    want: Iterable[TapKey], sequence_parallel: bool = False, edits: Edits | None = None
+    want: Iterable[TapKey],
+    sequence_parallel: bool = False,
+    edits: Edits | None = None,
+    stop: bool = False,
 ) -> Iterator[dict[TapKey, Any]]:
     """Records the taps of one forward pass run inside the context.
 
@@ -203,6 +213,8 @@ def record(
         want: keys that this stage of the model will reach.
         sequence_parallel: whether the model runs with it.
         edits: functions ``[b, s, h] -> [b, s, h]`` by key of ``hidden``, ``embedding``, ``output``.
+        stop: leave the context as soon as all wanted taps are there, in the midst of a layer if
+            need be: the pass then has no output.
 
     Yields:
         A dict, filled during the pass: :class:`Tap` by key, or a ``Logits`` handle.
@@ -210,10 +222,12 @@ def record(
     Raises:
         KeyError: on leaving, a wanted key that was never reached (misspelt, or a fused layer).
     """
-    recorder = Recorder(want, sequence_parallel, edits=edits)
+    recorder = Recorder(want, sequence_parallel, edits=edits, stop=stop)
     token = _recorder.set(recorder)
     try:
         yield recorder.values
+    except _Reached:
+        pass
     finally:
         _recorder.reset(token)
     if missing := recorder.want - recorder.values.keys():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glmkd_nemo.distill.method import Batch, ModelShape
+from glmkd_nemo.distill.offload import OffloadedLayers
 from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
-from glmkd_nemo.distill.placement import LayoutRefused
+from glmkd_nemo.distill.placement import FINAL, LayoutRefused
 from glmkd_nemo.distill.routes import Routes
 from glmkd_nemo.distill.taps import Edits, TapKey, record
 from glmkd_nemo.models.config import GLMConfig
@@ -25,7 +27,7 @@ def shape_of(config: GLMConfig) -> ModelShape:
 
 
 class Teacher:
-    """A ``GLMModel`` that only ever runs forward.
+    """A ``GLMModel`` that only ever runs forward, and no farther than somebody needs.
 
     It is not an ``nn.Module``, so that no optimizer, checkpoint or ``.train()`` reaches it.
 
@@ -33,19 +35,22 @@ class Teacher:
         model: this rank's stage and shard, weights loaded.
         trainable: it learns with its student, from the soft labels (GLMKD's option; its module
             then has to be a :class:`LiveTeachers` member of the student's).
+        offloaded: the stage's layers, if their weights are in the host's memory.
 
     Raises:
         LayoutRefused: a trainable teacher under pipeline parallelism.
     """
 
-    def __init__(self, model: GLMModel, trainable: bool = False) -> None:
+    def __init__(
+        self, model: GLMModel, trainable: bool = False, offloaded: OffloadedLayers | None = None
+    ) -> None:
         if trainable and len(model.config.split) > 1:
             raise LayoutRefused(
                 "a trainable teacher needs all its layers on one stage, as its lane through the "
                 "pipeline is forward only: set model.pipeline_model_parallel_size=1, or "
                 "trainable=false."
             )
-        self.trainable = trainable
+        self.trainable, self._offloaded = trainable, offloaded
         self.model = model if trainable else model.eval().requires_grad_(False)
         self.config: GLMConfig = model.config
 
@@ -55,24 +60,31 @@ class Teacher:
         want: Collection[TapKey],
         received: Tensor | None,
         edits: Edits | None = None,
+        passes_on: bool = False,
     ) -> tuple[Any, dict[TapKey, Any]]:
-        """Runs this stage.
+        """Runs this stage, or as much of it as is needed.
 
         Args:
             batch: the micro-batch.
             want: taps of this stage's layers.
             received: activation of the stage before; ``None`` on the first.
             edits: changes of tensors inside the pass.
+            passes_on: whether a later stage needs what this one puts out; otherwise a frozen
+                teacher's pass ends at the last wanted tap, and the layers after it do not run.
 
         Returns:
-            What goes to the next stage (on the last: a ``Logits`` handle), and the taps.
+            What goes to the next stage (on the last: a ``Logits`` handle; ``None`` if the pass
+            ended before), and the taps.
         """
         if received is not None:
             self.model.set_input_tensor(received)
         learns = self.trainable and torch.is_grad_enabled()
+        stop = not (passes_on or self.trainable)
+        output: Any = None
         with (
             torch.set_grad_enabled(learns),
-            record(want, self.config.sequence_parallel, edits) as taps,
+            self._weights(None if passes_on else want),
+            record(want, self.config.sequence_parallel, edits, stop) as taps,
         ):
             output = self.model(
                 batch.input_ids,
@@ -82,6 +94,24 @@ class Teacher:
                 task=batch.task,
             )
         return output, taps
+
+    def _weights(self, want: Collection[TapKey] | None) -> AbstractContextManager[None]:
+        """Inside, the layers that serve these taps (``None``: all of the stage) have weights."""
+        if self._offloaded is None:
+            return nullcontext()
+        return self._offloaded.streamed(layers_needed(want, self.model.layers))
+
+
+def layers_needed(want: Collection[TapKey] | None, layers: range) -> int:
+    """How many of a stage's layers run for some taps.
+
+    Args:
+        want: taps of this stage; ``None``: its output.
+        layers: of the stage, counted over the whole model.
+    """
+    if want is None or any(key[0] in FINAL for key in want):
+        return len(layers)
+    return max((layer + 1 - layers.start for _, layer in want if layer is not None), default=0)
 
 
 class LiveTeachers(nn.ModuleDict):
@@ -124,13 +154,17 @@ class TeacherLane:
         if not needs:
             return {}
         b, s = batch.input_ids.shape
+        reach = max(source for source, _, _ in needs)  # later stages have nothing to run
+        taps: dict[TapKey, Any] = {}
         received = None
-        if routes.stage > 0:
+        if 0 < routes.stage <= reach:
             from_before = activation_shape(config, b, s)
             received = routes.links.receive(from_before, config.params_dtype, routes.stage - 1)
         want = {key for source, _, key in needs if source == routes.stage}
-        output, taps = self.teacher.forward(batch, want, received, edits)
-        if routes.stage < routes.last:
+        if routes.stage <= reach:
+            passes_on = routes.stage < reach
+            output, taps = self.teacher.forward(batch, want, received, edits, passes_on)
+        if routes.stage < reach:
             routes.links.send(output, routes.stage + 1)
         travelling = sorted((n for n in needs if n[0] != n[1]), key=str)
         for source, home, key in travelling:

@@ -18,8 +18,8 @@ FP8_RECIPES = ("delayed", "tensorwise", "blockwise", "mxfp8")
 _DELAYED = {"fp8_margin": 0, "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
 
 
-def precision_name(value: Any) -> str:
-    """``"32"``, ``"bf16"`` or ``"16"``.
+def precision_name(value: Any, key: str = "trainer.precision") -> str:
+    """``"32"``, ``"bf16"`` or ``"16"``; messages name the ``key``.
 
     Half precision means half weights and activations with fp32 main weights and gradients
     (Megatron's O2); Lightning itself always runs at 32 and neither casts nor scales.
@@ -32,7 +32,7 @@ def precision_name(value: Any) -> str:
         if text in spellings:
             return name
     known = ", ".join(spelling for group in _SPELLINGS.values() for spelling in group)
-    raise ValueError(f"trainer.precision={value} is unknown: choose one of {known}")
+    raise ValueError(f"{key}={value} is unknown: choose one of {known}")
 
 
 def check_precision(model: Mapping[str, Any]) -> None:
@@ -53,7 +53,52 @@ def check_precision(model: Mapping[str, Any]) -> None:
         frozen = not (section or {}).get("trainable")
         fp8_settings(section or {}, f"model.teachers.{teacher}", frozen)
         _check_device(section or {}, f"model.teachers.{teacher}")
+        _check_teacher(section or {}, name, f"model.teachers.{teacher}")
     _check_device(model, "model")
+
+
+def teacher_precision(section: Mapping[str, Any], student: Any, where: str) -> str:
+    """Precision of a teacher: that of its section, or else its student's.
+
+    Args:
+        section: of ``model.teachers``.
+        student: the student's.
+        where: name of the section in messages.
+
+    Raises:
+        ValueError: an unknown spelling.
+    """
+    own = section.get("precision")
+    return (
+        precision_name(student or 32) if own is None else precision_name(own, f"{where}.precision")
+    )
+
+
+def _check_teacher(section: Mapping[str, Any], student: str, where: str) -> None:
+    precision = teacher_precision(section, student, where)
+    trains = bool(section.get("trainable"))
+    if trains and precision != student:
+        raise ValueError(
+            f"{where}.precision={precision}: a trainable teacher is trained with its student, at "
+            f"{student}: leave its precision null, or set trainable=false."
+        )
+    if not section.get("offload"):
+        return
+    if trains:
+        raise ValueError(
+            f"{where}.offload=true: only a frozen teacher's weights can stay in the host's memory: "
+            "set offload=false, or trainable=false."
+        )
+    if section.get("fp8"):
+        raise ValueError(
+            f"{where}.offload=true with fp8=true: Transformer Engine keeps fp8 copies of the "
+            "weights on the device, so that nothing would be saved: choose one of the two."
+        )
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"{where}.offload=true needs a CUDA device, and this machine has none: weights are in "
+            "the host's memory anyway. Set it to false."
+        )
 
 
 def _check_device(section: Mapping[str, Any], where: str) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from megatron.core import parallel_state
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from glmkd_nemo.checkpoint.archive import TOKENIZER, WEIGHTS, extracted, read_nemo_config
-from glmkd_nemo.checkpoint.weights import load_sharded
-from glmkd_nemo.config.schema import TeacherSection
+from glmkd_nemo.checkpoint.archive import TOKENIZER
 from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
@@ -35,6 +32,7 @@ from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.modelpt import Batch, GLMModelPT
 from glmkd_nemo.models.prepare import prepare
+from glmkd_nemo.models.teacher import TeacherLoader, refuse_standing_in, teacher_cfg
 
 
 class GLMDistillModelPT(GLMModelPT):
@@ -56,7 +54,7 @@ class GLMDistillModelPT(GLMModelPT):
     def __init__(self, cfg: DictConfig, trainer: Any = None) -> None:
         super().__init__(cfg, trainer)
         self.step: DistillationStep | None = None
-        self._teacher_cfgs = {n: _teacher_cfg(n, t) for n, t in (cfg.get("teachers") or {}).items()}
+        self._teacher_cfgs = {n: teacher_cfg(n, t) for n, t in (cfg.get("teachers") or {}).items()}
         self._distill = cast(dict[str, Any], OmegaConf.to_container(cfg.distill, resolve=True))
         teachers = [str(name) for name in self._teacher_cfgs]
         self._terms = terms_from_dict(self._distill, teachers)
@@ -90,38 +88,21 @@ class GLMDistillModelPT(GLMModelPT):
         )
         student.add_module("distill", objective)  # so that DDP and the optimizer train projections
         mark_shared(objective)
-        teachers = {}
+        teachers: dict[str, Teacher] = {}
+        loader = TeacherLoader(self.cfg, self.device, words, self.head(), self._check_vocabulary)
         for name, cfg in self._teacher_cfgs.items():
             beside = objective.possible_replacements().get(name)
+            if beside:
+                refuse_standing_in(name, self.cfg.teachers[name], self.precision)
             split = place_teacher(name, parts, config.split, cfg.num_layers, beside)
             tapped = tapped_layers(parts, name) | read(cfg.num_layers)
-            teachers[name] = self._load_teacher(name, cfg, split, tapped)
+            teachers[name] = loader.load(name, cfg, split, tapped)
         models = {name: teacher.model for name, teacher in teachers.items()}
         live = {name: models[name] for name, teacher in teachers.items() if teacher.trainable}
         student.add_module("live_teachers", LiveTeachers(live))
         prepare(student, self.cfg, self.tokenizer, models)
         self.step = DistillationStep(config, objective, teachers)
         return student
-
-    def _load_teacher(
-        self, name: str, cfg: DictConfig, split: list[int], tapped: set[int]
-    ) -> Teacher:
-        path = self.cfg.teachers[name].restore_from_path
-        with extracted(path) as folder:
-            self._check_vocabulary(path, folder)
-            config = glm_config_from_cfg(
-                cfg, self.tokenizer.vocab_size, parallel=self.cfg, split=split
-            )
-            model = GLMModel(
-                config,
-                pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
-                post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
-                tapped_layers=tapped,
-                head=self.head(),
-            )
-            load_sharded(model, folder / WEIGHTS, label=str(path))
-        model = model.to(device=self.device, dtype=config.params_dtype)
-        return Teacher(model, trainable=bool(self.cfg.teachers[name].get("trainable")))
 
     def _check_vocabulary(self, path: str, folder: Path) -> None:
         theirs = load_tokenizer(folder / TOKENIZER)
@@ -201,23 +182,6 @@ class GLMDistillModelPT(GLMModelPT):
     @property
     def _aggregator(self) -> Aggregator | None:
         return None if self.step is None else self.step.objective.aggregator
-
-
-def _teacher_cfg(name: str, teacher: DictConfig) -> DictConfig:
-    """The configuration inside a teacher's archive; fp8 is as this run's section says."""
-    if not teacher.get("restore_from_path"):
-        raise ValueError(
-            f"model.teachers.{name}.restore_from_path is not set: give the .nemo of a GLM trained "
-            "by scripts/pretrain.py."
-        )
-    cfg = read_nemo_config(teacher.restore_from_path)
-    with open_dict(cfg):
-        for field in dataclasses.fields(TeacherSection):
-            if field.name.startswith("fp8") or field.name == "transformer_engine":
-                cfg[field.name] = teacher.get(field.name, field.default)
-        if not teacher.get("trainable"):
-            cfg.activations_checkpoint_granularity = None  # there is no backward to recompute for
-    return cfg
 
 
 def _shape(cfg: DictConfig, vocab_size: int) -> ModelShape:

@@ -20,6 +20,7 @@ def glm_config_from_cfg(
     *,
     parallel: Mapping[str, Any] | None = None,
     split: list[int] | None = None,
+    precision: Any = None,
 ) -> GLMConfig:
     """Builds the configuration of a model.
 
@@ -29,6 +30,7 @@ def glm_config_from_cfg(
         parallel: where TP, PP, SP and precision are taken from (default: ``cfg``). A teacher takes
             them from its student.
         split: layers per pipeline stage (default: even).
+        precision: the model's own, where it is another one than that of ``parallel``.
 
     Raises:
         ValueError: impossible sizes, or fp8 without Transformer Engine or at sizes that it lacks.
@@ -42,7 +44,7 @@ def glm_config_from_cfg(
         **_sizes(cfg),
         **_vocab_map(cfg, vocab_size),
         **_regularisation(cfg),
-        **_parallel(cfg if parallel is None else parallel, split),
+        **_parallel(cfg if parallel is None else parallel, split, precision),
         **_fp8(cfg, int((parallel or cfg).get("tensor_model_parallel_size", 1))),
     )
 
@@ -90,9 +92,12 @@ def _regularisation(cfg: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parallel(cfg: Mapping[str, Any], split: list[int] | None) -> dict[str, Any]:
+def _parallel(
+    cfg: Mapping[str, Any], split: list[int] | None, precision: Any = None
+) -> dict[str, Any]:
     stages = cfg.get("pipeline_model_parallel_size", 1)
-    dtype = _DTYPES[precision_name(cfg.get("precision", 32))]
+    own = cfg.get("precision", 32) if precision is None else precision
+    dtype = _DTYPES[precision_name(own)]
     return {
         "tensor_model_parallel_size": cfg.get("tensor_model_parallel_size", 1),
         "pipeline_model_parallel_size": stages,

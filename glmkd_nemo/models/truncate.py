@@ -143,7 +143,8 @@ def whole_weights(model: GLMModel) -> Iterator[tuple[str, Tensor]]:
             value = None
             if stage == here:
                 parameter = mine[position][1]
-                value = whole_tensor(parameter.detach(), parameter).contiguous()
+                shard = parameter.detach().to(torch.cuda.current_device())  # it may be offloaded
+                value = whole_tensor(shard, parameter).contiguous()
             yield name, _from(source, value, group)
 
 
@@ -185,9 +186,18 @@ def initialise(
         raise ValueError(
             f"{KEY}.teacher={name}: give one of model.teachers{known}, or the path of a .nemo."
         )
-    source = teachers[name] if name in teachers else _restored(name, cfg, student.config, tokenizer)
+    source = teachers.get(name)
+    if source is None or _is_rounded(source.config, student.config):
+        path = name if source is None else cfg["teachers"][name]["restore_from_path"]
+        source = _restored(path, cfg, student.config, tokenizer)
     table = None if source.vocab_map is None else source.vocab_map.row_of_id
     start_from(student, source.config, whole_weights(source), init.get("layers"), table)
+
+
+def _is_rounded(teacher: GLMConfig, student: GLMConfig) -> bool:
+    """Whether a hosted teacher has a lower precision than the student whose weights it gives."""
+    both = torch.promote_types(teacher.params_dtype, student.params_dtype)
+    return both is not teacher.params_dtype
 
 
 def _restored(

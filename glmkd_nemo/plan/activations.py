@@ -22,7 +22,7 @@ activation function (2 f), and two dropout masks of one byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glmkd_nemo.models.config import GLMConfig
 
@@ -45,6 +45,10 @@ class Tokens:
     length: int
     element: int
     on_cpu: bool = False
+
+    def of(self, config: GLMConfig) -> Tokens:
+        """The same as another model sees it, in its own type."""
+        return replace(self, element=config.params_dtype.itemsize)
 
     @property
     def count(self) -> int:

@@ -11,12 +11,13 @@ from megatron.core import parallel_state
 from torch import nn
 
 from glmkd_nemo.distill.objective import Objective, WeightedPart
+from glmkd_nemo.distill.offload import BUFFERS, packed
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
 from glmkd_nemo.distill.teachers import shape_of
 from glmkd_nemo.distill.terms import terms_from_dict
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.optimizer import build_optimizer
-from glmkd_nemo.engine.precision import precision_name
+from glmkd_nemo.engine.precision import precision_name, teacher_precision
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
@@ -58,7 +59,10 @@ class BuiltRank:
         weights, gradients: the student's, as Megatron-Core's DDP buffers hold them.
         optimizer: fp32 main weights and Adam's two states, this rank's shard.
         main_parameters: number of parameters of that shard.
-        teacher_parameters, teacher_weights: of each teacher on this rank.
+        teacher_parameters, teacher_weights: of each teacher on this rank; of one that is offloaded
+            only the weights that stay on the device.
+        layer_buffers: what offloaded teachers share for the layers that run.
+        offloaded: weights of each offloaded teacher that come to the device in every pass.
         copies: how many times larger a micro-batch is inside the models than outside.
         passes: how many times a step goes over its micro-batches.
     """
@@ -74,6 +78,8 @@ class BuiltRank:
     main_parameters: int
     teacher_parameters: dict[str, int] = field(default_factory=dict)
     teacher_weights: dict[str, int] = field(default_factory=dict)
+    layer_buffers: int = 0
+    offloaded: dict[str, int] = field(default_factory=dict)
     copies: int = 1
     passes: int = 1
 
@@ -108,6 +114,7 @@ def _build(model: dict[str, Any], request: Request, stage: int) -> BuiltRank:
         name: _teacher(name, cfg, model, request.vocab_size, config, objective, parts)
         for name, cfg in request.teachers.items()
     }
+    moved = {n: _layers(t) for n, t in teachers.items() if _section(model, n).get("offload")}
     name = model["optim"]["name"]
     chunks = schedule.wrap_in_ddp([schedule.in_precision(student)], config, name)
     main, optimizer = _optimizer(model, config, chunks)
@@ -122,7 +129,10 @@ def _build(model: dict[str, Any], request: Request, stage: int) -> BuiltRank:
         optimizer=optimizer,
         main_parameters=main,
         teacher_parameters={n: sum(p.numel() for p in t.parameters()) for n, t in teachers.items()},
-        teacher_weights={n: sum(map(_bytes, t.parameters())) for n, t in teachers.items()},
+        teacher_weights={n: _held(t, n in moved) for n, t in teachers.items()},
+        layer_buffers=BUFFERS
+        * max((size for sizes in moved.values() for size in sizes), default=0),
+        offloaded={n: sum(sizes) for n, sizes in moved.items()},
         copies=1 if objective is None else objective.batch_factor,
         passes=1 if objective is None else objective.passes,
     )
@@ -133,10 +143,13 @@ def _config(
     vocab_size: int,
     parallel: Mapping[str, Any] | None = None,
     split: list[int] | None = None,
+    precision: str | None = None,
 ) -> GLMConfig:
     # Transformer Engine's layers have the same weights, and cannot be built on the meta device
     plain = {**cfg, "transformer_engine": False, "fp8": False}
-    config = glm_config_from_cfg(plain, vocab_size, parallel=parallel, split=split)
+    config = glm_config_from_cfg(
+        plain, vocab_size, parallel=parallel, split=split, precision=precision
+    )
     config.use_cpu_initialization, config.perform_initialization = True, False
     return config
 
@@ -171,7 +184,9 @@ def _teacher(
 ) -> GLMModel:
     beside = None if objective is None else objective.possible_replacements().get(name)
     split = place_teacher(name, parts, student.split, int(cfg["num_layers"]), beside)
-    config = _config(cfg, vocab_size, parallel=model, split=split)
+    where = f"model.teachers.{name}"
+    precision = teacher_precision(_section(model, name), model.get("precision"), where)
+    config = _config(cfg, vocab_size, parallel=model, split=split, precision=precision)
     teacher = _stage_of_model(config, tapped_layers(parts, name))
     return teacher.to(dtype=config.params_dtype).requires_grad_(False)
 
@@ -192,6 +207,23 @@ def _weights(chunks: list[Any], student: nn.Module) -> int:
     if all(buffer is not None for buffer in buffers):
         return sum(map(_bytes, buffers))
     return sum(map(_bytes, student.parameters()))
+
+
+def _section(model: Mapping[str, Any], teacher: str) -> Mapping[str, Any]:
+    """What the run says of a teacher."""
+    found: Mapping[str, Any] = (model.get("teachers") or {}).get(teacher) or {}
+    return found
+
+
+def _held(teacher: GLMModel, offloaded: bool) -> int:
+    """Bytes of the weights that are always on the device."""
+    away = sum(map(_bytes, teacher.decoder.layers.parameters())) if offloaded else 0
+    return sum(map(_bytes, teacher.parameters())) - away
+
+
+def _layers(teacher: GLMModel) -> list[int]:
+    """Bytes of each layer of a stage, as they are moved."""
+    return [packed(layer)[1] for layer in teacher.decoder.layers]
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -18,6 +18,7 @@ class Gpu:
         memory_gb_s: memory bandwidth, 10^9 bytes/s.
         intra_gb_s: to a device of the same node, each way, 10^9 bytes/s.
         inter_gb_s: to a device of another node, each way, 10^9 bytes/s.
+        host_gb_s: from the memory of its host, 10^9 bytes/s (0: the same memory).
     """
 
     memory_gib: float = 0.0
@@ -25,6 +26,7 @@ class Gpu:
     memory_gb_s: float = 0.0
     intra_gb_s: float = 0.0
     inter_gb_s: float = 0.0
+    host_gb_s: float = 0.0
 
 
 @dataclass

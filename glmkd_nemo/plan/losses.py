@@ -140,6 +140,10 @@ def _elements(key: TapKey, config: GLMConfig, tokens: Tokens) -> int:
     return math.prod(tap_shape(key, config, tokens.batch, tokens.length))
 
 
+def _bytes(key: TapKey, config: GLMConfig, tokens: Tokens) -> int:
+    return tokens.of(config).element * _elements(key, config, tokens)
+
+
 def _kept(
     part: WeightedPart, student: GLMConfig, teachers: Mapping[str, GLMConfig], tokens: Tokens
 ) -> int:
@@ -160,7 +164,7 @@ def _teacher_taps(
     parts: Iterable[WeightedPart], teachers: Mapping[str, GLMConfig], tokens: Tokens
 ) -> int:
     keys = {(part.teacher, key) for part in parts if part.teacher for key in part.part.teacher}
-    return sum(tokens.element * _elements(key, teachers[name], tokens) for name, key in keys)
+    return sum(_bytes(key, teachers[name], tokens) for name, key in keys)
 
 
 def _carried(
@@ -182,8 +186,7 @@ def _carried(
         (n, k) for n, source, home, k in routes if source != home and stage in (source, home)
     )
     return sum(
-        tokens.element * _elements(key, student if name is None else teachers[name], tokens)
-        for name, key in travelling
+        _bytes(key, student if name is None else teachers[name], tokens) for name, key in travelling
     )
 
 

@@ -34,7 +34,7 @@ class RankMemory:
 
     Attributes:
         weights, gradients, optimizer: of the student, counted on real modules and optimizer.
-        teachers: weights of the teachers, counted too.
+        teachers: weights of the teachers on the device, counted too.
         activations: of the student, all micro-batches under way, and what a layer needs for a
             moment.
         logits: of student and teachers with what the losses make of them, and of losses on taps.
@@ -122,13 +122,13 @@ def memory_of(
     in_flight = layout.in_flight(rank.stage)
     kept, passing = _student(rank, tokens)
     teacher = max(
-        (_teacher(rank, n, c, tokens) for n, c in rank.teacher_configs.items()), default=0
+        (_teacher(rank, n, c, tokens.of(c)) for n, c in rank.teacher_configs.items()), default=0
     )
     found = RankMemory(
         weights=rank.weights,
         gradients=rank.gradients,
         optimizer=rank.optimizer,
-        teachers=sum(rank.teacher_weights.values()),
+        teachers=sum(rank.teacher_weights.values()) + rank.layer_buffers,
         activations=in_flight * (kept + loss.kept) + passing,
         logits=loss.logits,
         teacher_activations=teacher + loss.teacher_taps,
@@ -182,8 +182,8 @@ def _links(rank: BuiltRank, tokens: Tokens) -> int:
     """Buffers of what goes from stage to stage, of the student and of the teachers."""
     configs = [rank.config, *rank.teacher_configs.values()]
     flat = rank.config.tensor_model_parallel_size if rank.config.sequence_parallel else 1
-    widths = sum(config.hidden_size for config in configs) / flat
-    return int(_LINK_BUFFERS * tokens.count * tokens.element * widths)
+    widths = sum(config.hidden_size * config.params_dtype.itemsize for config in configs) / flat
+    return int(_LINK_BUFFERS * tokens.count * widths)
 
 
 def _overhead(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from glmkd_nemo.engine.precision import precision_name
 from glmkd_nemo.plan.build import BuiltRank, Request, build_rank
@@ -11,7 +12,7 @@ from glmkd_nemo.plan.hardware import GIB
 from glmkd_nemo.plan.layout import Layout, candidates
 from glmkd_nemo.plan.memory import RankMemory, memory_of
 from glmkd_nemo.plan.settings import PlanSettings
-from glmkd_nemo.plan.speed import Speed, machine_of, speed_of
+from glmkd_nemo.plan.speed import Speed, machine_of, precision_of, speed_of
 
 Progress = Callable[[Iterable[tuple[int, int]]], Iterable[tuple[int, int]]]
 
@@ -59,13 +60,16 @@ def plan_at(
         ValueError: what cannot be had, with the remedy.
     """
     model = request.at(layout)
-    machine = machine_of(
-        settings.device, precision_name(model.get("precision", 32)), settings.assumed
-    )
+    of_run = partial(machine_of, settings.device, assumed=settings.assumed)
+    machine = of_run(precision=precision_name(model.get("precision", 32)))
     if ranks is None:
         ranks = [build_rank(request, layout, stage) for stage in range(layout.pp)]
     memory = [memory_of(rank, model, layout, settings.assumed, settings.on_cpu) for rank in ranks]
-    speed = speed_of(ranks, model, layout, machine, settings.assumed)
+    of_teachers = {
+        name: of_run(precision=precision_of(config))
+        for name, config in ranks[0].teacher_configs.items()
+    }
+    speed = speed_of(ranks, model, layout, machine, settings.assumed, of_teachers)
     return Plan(layout, ranks, memory, speed, int(settings.device.memory_gib * GIB))
 
 
@@ -136,7 +140,8 @@ def remedies(plan: Plan) -> str:
         "optimizer": "more data-parallel ranks, over which distributed_optimizer=true shards it",
         "activations": "micro_batch_size=1, recompute=full or sequence_parallel=true with TP",
         "logits": "a smaller micro_batch_size or a larger tensor_model_parallel_size",
-        "teachers": "a larger tensor_ or pipeline_model_parallel_size, or half precision",
+        "teachers": "a larger tensor_ or pipeline_model_parallel_size, or the teachers' precision "
+        "or offload",
         "overhead": "a device with more memory",
     }
     general = "a larger tensor_ or pipeline_model_parallel_size, more devices, or a smaller model"

@@ -11,6 +11,7 @@ data-parallel reduction and optimizer, not overlapped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +65,9 @@ class Speed:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device does in a second: operations, and bytes of memory and links; the seconds in
-    which a layer's kernels are launched, and the positions that reach half of the operations."""
+    """What a device does in a second: operations, and bytes of memory and links (to the host's
+    memory too); the seconds in which a layer's kernels are launched, and the positions that reach
+    half of the operations."""
 
     operations: float
     memory: float
@@ -73,6 +75,7 @@ class Machine:
     inter: float
     launch: float
     half_rows: float
+    host: float = math.inf
 
 
 def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
@@ -95,7 +98,13 @@ def machine_of(gpu: Gpu, precision: str, assumed: Assumed) -> Machine:
         gpu.inter_gb_s * bytes_per_second,
         assumed.layer_us / 1e6,
         assumed.half_rows,
+        gpu.host_gb_s * bytes_per_second or math.inf,
     )
+
+
+def precision_of(config: GLMConfig) -> str:
+    """The precision of a model, as peaks are named by."""
+    return "bf16" if config.bf16 else "16" if config.fp16 else "32"
 
 
 def speed_of(
@@ -104,6 +113,7 @@ def speed_of(
     layout: Layout,
     machine: Machine,
     assumed: Assumed,
+    of_teachers: Mapping[str, Machine] | None = None,
 ) -> Speed:
     """Estimates a step.
 
@@ -113,10 +123,12 @@ def speed_of(
         layout: processes and batch.
         machine: what a device does in a second.
         assumed: share of predicted positions.
+        of_teachers: the same as ``machine`` at each teacher's precision.
     """
     tokens = tokens_of(model, ranks[0], layout)
     share = losses.predicted_share(model, assumed.predicted)
-    stages = [_Stage(rank, model, layout, tokens, machine, share) for rank in ranks]
+    hosted = of_teachers or {}
+    stages = [_Stage(rank, model, layout, tokens, machine, share, hosted) for rank in ranks]
     slowest = max(stages, key=lambda stage: stage.total)
     micro = slowest.forward, slowest.teacher, slowest.backward
     pipeline = ranks[0].passes * pipeline_seconds(layout.micro_batches, layout.pp, *micro)
@@ -157,6 +169,7 @@ class _Stage:
         tokens: Tokens,
         machine: Machine,
         predicted: float,
+        of_teachers: Mapping[str, Machine],
     ) -> None:
         self.rank, self.layout, self.tokens, self.machine = rank, layout, tokens, machine
         terms = (model.get("distill") or {}).get("terms") or {}
@@ -169,7 +182,7 @@ class _Stage:
         self.teacher = self.flops = 0.0
         self._student(found.logits + found.kept)
         for name in rank.teacher_configs:
-            self._teacher(name)
+            self._teacher(name, of_teachers.get(name, machine))
         self.total = self.forward + self.teacher + self.backward
 
     def _student(self, of_losses: int) -> None:
@@ -189,27 +202,31 @@ class _Stage:
         self.backward = max((_BACKWARD + again) * launch, seconds)
         self.flops += products + work
 
-    def _teacher(self, name: str) -> None:
+    def _teacher(self, name: str, machine: Machine) -> None:
         config = self.rank.teacher_configs[name]
+        tokens = self.tokens.of(config)
         count = len(layers_of(config, self.rank.stage))
-        flops = count * layer_flops(config, self.tokens) + head_flops(config, self.rows)
+        flops = count * layer_flops(config, tokens) + head_flops(config, self.rows)
         explicit = bool(explicit_layers(self.rank, name))
-        touched = count * plain_layer(config, self.tokens, explicit)
-        seconds = self._seconds(flops, config, count) + touched / self.machine.memory
-        self.teacher += max(count * self.machine.launch, seconds)
+        touched = count * plain_layer(config, tokens, explicit)
+        seconds = self._seconds(flops, config, count, machine) + touched / machine.memory
+        brought = self.rank.offloaded.get(name, 0) / machine.host
+        self.teacher += max(count * machine.launch, seconds, brought)
         self.flops += flops
 
-    def _seconds(self, flops: float, config: GLMConfig, layers: int) -> float:
+    def _seconds(
+        self, flops: float, config: GLMConfig, layers: int, machine: Machine | None = None
+    ) -> float:
         """Operations, all-reduces between tensor-parallel ranks, and the message to a neighbour."""
-        tokens, layout = self.tokens, self.layout
+        tokens, layout, machine = self.tokens.of(config), self.layout, machine or self.machine
         state = tokens.count * tokens.element * config.hidden_size
-        ring = 2 * (layout.tp - 1) / layout.tp * state / self.machine.intra
-        reached = tokens.count / (tokens.count + self.machine.half_rows)
-        seconds = flops / (self.machine.operations * reached) + layers * _REDUCTIONS * ring
+        ring = 2 * (layout.tp - 1) / layout.tp * state / machine.intra
+        reached = tokens.count / (tokens.count + machine.half_rows)
+        seconds = flops / (machine.operations * reached) + layers * _REDUCTIONS * ring
         if layout.pp > 1:
             near = 2 * layout.tp * layout.dp <= layout.per_node
             flat = layout.tp if layout.sequence_parallel else 1
-            seconds += state / flat / (self.machine.intra if near else self.machine.inter)
+            seconds += state / flat / (machine.intra if near else machine.inter)
         return seconds
 
 

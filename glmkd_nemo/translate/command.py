@@ -87,6 +87,10 @@ class Plan:
         """
         self._wanted[key] = (value, default)
 
+    def wanted(self, key: str) -> Any:
+        """What was wanted of a key so far."""
+        return self._wanted[key][0] if key in self._wanted else None
+
     def add(self, override: str) -> None:
         """An override to be written as it is."""
         self._more.append(override)

@@ -104,9 +104,14 @@ def distillation(
             plan.groups["teacher"] = "nemo"
         for number, path in enumerate(paths):
             plan.add(f"model.teachers.t{number}.restore_from_path={spelled(path)}")
-    if "mt_has_grad" in given:
-        for number in range(len(paths)):
+    trainable, half = "mt_has_grad" in given, "teacher_fp16" in given
+    for number in range(len(paths)):
+        if trainable:
             plan.add(f"model.teachers.t{number}.trainable=true")
+        elif half and plan.wanted("trainer.precision") == 32:
+            plan.add(f"model.teachers.t{number}.precision=16")
+    if trainable and half and plan.wanted("trainer.precision") == 32:
+        plan.note("--teacher_fp16: no effect with --mt_has_grad: teachers that learn stay in fp32")
     for change in changes:
         plan.add(change)
     _perturbed(given, plan)

@@ -15,7 +15,7 @@ from glmkd_nemo.distill import losses, relations
 from glmkd_nemo.distill.attention_losses import attention_kl, head_relation
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
-from tests.distill import dense, fused_cases
+from tests.distill import dense, fused_cases, teacher_cases
 from tests.distill import steps as whole_steps
 from tests.distill.loss_cases import compare, grid, sharded
 
@@ -146,6 +146,8 @@ def steps() -> dict[str, list[str]]:
         reference = whole_steps.run(both)
         mine = both[dist.get_rank()]
         found["dp2"] = _compare_steps(whole_steps.run([mine]), reference)
+        dtypes = {"pp2_changing_needs": torch.float64, "pp2_bf16_teacher": torch.bfloat16}
+        alone = {name: teacher_cases.changing_needs(dtype)[0] for name, dtype in dtypes.items()}
     with layout(pp=2):
         found["pp2"] = _compare_steps(whole_steps.run(both), reference)
         found["pp2_one_by_one"] = _compare_steps(
@@ -154,6 +156,8 @@ def steps() -> dict[str, list[str]]:
         found["pp2_recompute"] = _compare_steps(whole_steps.run(both, recompute="full"), reference)
         values, gradients = whole_steps.run(both, grad_scale=64.0)
         unscaled = {name: g / 64 for name, g in gradients.items()}
+        for name, dtype in dtypes.items():
+            found[name] = teacher_cases.on_two_stages(alone[name], dtype, _compare_steps)
         found["pp2_scaled"] = _compare_steps((values, unscaled), reference)
     with layout(tp=2):
         found["tp2"] = _compare_steps(whole_steps.run(both), reference)

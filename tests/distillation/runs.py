@@ -129,6 +129,7 @@ def one_process(root: str) -> dict[str, Any]:
     base = Path(root)
     short = {"trainer__max_steps": 2, "exp_manager__create_checkpoint_callback": False}
     half = {"model__precision": "bf16", **DROPOUT_FREE}
+    lower = {"model__teachers__t0__precision": "bf16"}
     recompute = {"model__activations_checkpoint_granularity": "full"}
     return {
         "whole": distil(base, base / "whole"),
@@ -136,6 +137,7 @@ def one_process(root: str) -> dict[str, Any]:
         "no_dropout": distil(base, base / "no_dropout", **DROPOUT_FREE),
         "recompute": distil(base, base / "recompute", **recompute),
         "bf16": distil(base, base / "bf16", **short, **half),
+        "bf16_teacher": distil(base, base / "bf16_teacher", **short, **lower, **DROPOUT_FREE),
         "refusals": refusals(base),
         "from_nemo": _restored_student(base),
     }

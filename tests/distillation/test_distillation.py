@@ -83,6 +83,15 @@ def test_bf16_is_near(alone: dict[str, Any]):
     assert found["tinybert/hidden_states.0"] != expected["tinybert/hidden_states.0"]
 
 
+def test_a_bf16_teacher_of_a_student_in_fp32_is_near(alone: dict[str, Any]):
+    for step, parts in alone["bf16_teacher"]["parts"].items():
+        expected = alone["no_dropout"]["parts"][step]
+        assert parts["hard/hard"] == pytest.approx(expected["hard/hard"], rel=1e-3)
+        assert parts["kd/soft"] != expected["kd/soft"]
+        for name, value in parts.items():
+            assert value == pytest.approx(expected[name], rel=0.05), (step, name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_is_resumed_at_another_layout(

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.optimizer import McoreOptimizer, build_optimizer
-from glmkd_nemo.engine.precision import check_precision, fp8_settings
+from glmkd_nemo.engine.precision import check_precision, fp8_settings, teacher_precision
+from glmkd_nemo.models.teacher import refuse_standing_in
 
 DEFAULTS = {"fp8_margin": 0, "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
 TENSORWISE = {"fp8": True, "fp8_recipe": "tensorwise"}
@@ -65,16 +66,52 @@ def test_teachers_are_checked_each_for_itself():
             check_precision({"teachers": {"big": TENSORWISE}})
 
 
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"precision": "fp17"}, r"model\.teachers\.big\.precision=fp17 is unknown"),
+        ({"precision": 32, "trainable": True}, "trained with its student, at bf16"),
+        ({"offload": True, "trainable": True}, "only a frozen teacher's weights"),
+        ({"offload": True, **TENSORWISE}, r"needs a CUDA device|keeps fp8 copies"),
+    ],
+)
+def test_settings_of_teachers_that_cannot_be(section: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        check_precision({"precision": "bf16", "teachers": {"big": section}})
+
+
+def test_a_teacher_has_its_own_precision_or_its_student_s():
+    assert teacher_precision({}, "bf16", "here") == "bf16"
+    assert teacher_precision({"precision": 16}, 32, "here") == "16"
+    for section in (
+        {"precision": 32},
+        {"precision": "bf16", "trainable": True},
+        {"offload": False},
+    ):
+        check_precision({"precision": "bf16", "teachers": {"big": section}})
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="in the host's memory anyway"):
+            check_precision({"teachers": {"big": {"offload": True}}})
+
+
+def test_layers_that_stand_in_have_the_student_s_precision():
+    refuse_standing_in("big", {"precision": "bf16-mixed"}, "bf16")
+    with pytest.raises(ValueError, match=r"model\.teachers\.big\.precision=32.*in the place of"):
+        refuse_standing_in("big", {"precision": 32}, "bf16")
+    with pytest.raises(ValueError, match=r"model\.teachers\.big\.offload=true.*in the place of"):
+        refuse_standing_in("big", {"offload": True}, "bf16")
+
+
 def test_a_teacher_s_fp8_is_the_run_s_and_not_its_archive_s(monkeypatch: pytest.MonkeyPatch):
-    from glmkd_nemo.models import distill_modelpt
+    from glmkd_nemo.models import teacher
 
     saved = {"num_layers": 2, "fp8": True, "fp8_e4m3": True, "fp8_recipe": "delayed"}
-    monkeypatch.setattr(distill_modelpt, "read_nemo_config", lambda path: OmegaConf.create(saved))
+    monkeypatch.setattr(teacher, "read_nemo_config", lambda path: OmegaConf.create(saved))
     plain = OmegaConf.create({"restore_from_path": "x.nemo"})
-    found = distill_modelpt._teacher_cfg("t0", plain)
+    found = teacher.teacher_cfg("t0", plain)
     assert (found.fp8, found.fp8_e4m3, found.num_layers) == (False, False, 2)
     wanted = OmegaConf.merge(plain, {"fp8": True, "fp8_margin": 0})
-    found = distill_modelpt._teacher_cfg("t0", wanted)
+    found = teacher.teacher_cfg("t0", wanted)
     assert (found.fp8, found.fp8_recipe) == (True, "tensorwise")
 
 

@@ -23,9 +23,11 @@ def run(root: Path) -> dict[str, Any]:
     archive = str(root / "teacher.nemo")
     teacher.save_to(archive)
     hosted = {"model__teachers": {"t0": {"restore_from_path": archive}}, **STUDENT}
+    half = {**hosted, "model__teachers__t0__precision": "bf16"}
     other = {"model__tokenizer__path": str(root / "other.txt")}
     cases: dict[str, tuple[type, dict[str, Any]]] = {
         "hosted": (GLMDistillModelPT, {**hosted, "model__student_init": {"teacher": "t0"}}),
+        "rounded": (GLMDistillModelPT, {**half, "model__student_init": {"teacher": "t0"}}),
         "archive": (GLMDistillModelPT, {**hosted, "model__student_init": {"teacher": archive}}),
         "plain": (GLMModelPT, {"model__student_init": {"teacher": archive}}),
         "random": (GLMDistillModelPT, hosted),

@@ -167,7 +167,7 @@ def test_from_the_configuration(tmp_path: Path):
     from tests.models import init_runs
 
     found = init_runs.run(tmp_path)
-    for name in ("hosted", "archive", "plain"):
+    for name in ("hosted", "rounded", "archive", "plain"):
         assert found[name] == found["teacher"]
     assert found["random"] != found["teacher"]
     assert "model.student_init.teacher=t9: give one of model.teachers (t0)" in found["unknown"]

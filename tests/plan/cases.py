@@ -70,6 +70,8 @@ def built(
     return [
         {name: getattr(rank, name) for name in kept}
         | {"teachers": rank.teacher_parameters, "layers": rank.config.split}
+        | {"teacher_weights": rank.teacher_weights, "offloaded": rank.offloaded}
+        | {"layer_buffers": rank.layer_buffers}
         for rank in ranks
     ]
 
@@ -220,6 +222,8 @@ def collect() -> dict[str, Any]:
         "dp4": built(dp=4, precision="bf16"),
         "adam": built(dp=4, optim=Section(OPTIM, name="adam")),
         "kd pp2": built(pp=2, method="kd"),
+        "half teacher": built(method="kd", teachers={"t0": {"precision": "bf16"}}),
+        "offloaded": built(method="kd", teachers={"t0": {"offload": True}}),
         "tinybert": built(method="tinybert"),
         "bf16": built(precision="bf16"),
     }

@@ -44,6 +44,21 @@ def test_teachers_are_counted_on_their_stages(found: dict[str, Any]) -> None:
     assert total == of_glm(6, 96, 384) + PADDED * 96
 
 
+def test_teachers_have_a_precision_of_their_own(found: dict[str, Any]) -> None:
+    (rank,) = found["built"]["half teacher"]
+    assert rank["teacher_weights"]["t0"] == 2 * of_glm(6, 96, 384)
+    assert rank["weights"] == found["built"]["alone"][0]["weights"]  # the student stays in fp32
+
+
+def test_of_an_offloaded_teacher_two_layers_are_on_the_device(found: dict[str, Any]) -> None:
+    (rank,) = found["built"]["offloaded"]
+    ends = 4 * of_glm(0, 96, 384)
+    layer = 4 * (of_glm(1, 96, 384) - of_glm(0, 96, 384))
+    assert rank["teacher_weights"]["t0"] == ends
+    assert rank["layer_buffers"] == pytest.approx(2 * layer, rel=0.01)  # each tensor is aligned
+    assert rank["offloaded"]["t0"] == 3 * rank["layer_buffers"]
+
+
 def test_projections_of_methods_are_trained(found: dict[str, Any]) -> None:
     (rank,) = found["built"]["tinybert"]
     assert rank["parameters"] == of_glm(4) + HIDDEN * 96 + 96

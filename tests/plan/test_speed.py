@@ -1,6 +1,7 @@
 """The roofline's parts."""
 
 import pytest
+import torch
 
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan.activations import Tokens
@@ -8,11 +9,13 @@ from glmkd_nemo.plan.build import BuiltRank
 from glmkd_nemo.plan.hardware import Assumed, Gpu
 from glmkd_nemo.plan.layout import Layout
 from glmkd_nemo.plan.speed import (
+    Machine,
     Speed,
     head_flops,
     layer_flops,
     machine_of,
     pipeline_seconds,
+    precision_of,
     speed_of,
 )
 
@@ -42,6 +45,26 @@ def test_a_machine_reaches_the_assumed_share_of_its_peaks() -> None:
     assert (machine.operations, machine.memory) == (5e14, 1.5e12)
     with pytest.raises(ValueError, match="precision=32: this GPU has bf16"):
         machine_of(gpu, "32", Assumed())
+
+
+def test_a_teacher_runs_at_its_own_precision_and_no_faster_than_its_weights_come() -> None:
+    teacher = GLMConfig(
+        **{"vocab_size": 1000, "num_layers": 8, "hidden_size": 1024, "num_attention_heads": 8},
+        params_dtype=torch.float16,
+        fp16=True,
+    )
+    gpu = Gpu(80, {"32": 50.0, "16": 500.0}, 3000, 400, 50, host_gb_s=10)
+    full, half = (machine_of(gpu, name, Assumed(bandwidth=0.5)) for name in ("32", "16"))
+    assert precision_of(teacher) == "16"
+
+    def forward(of_teachers: dict[str, Machine] | None, moved: int = 0) -> float:
+        rank = BuiltRank(0, CONFIG, {"t0": teacher}, [], 0, 0, 0, 0, 0, offloaded={"t0": moved})
+        layout = Layout(4, 4, 1, 1, 16, 64)
+        section = {"encoder_seq_length": 512}
+        return speed_of([rank], section, layout, full, Assumed(), of_teachers).teacher_forward
+
+    assert 0.1 < forward({"t0": half}) / forward(None) < 0.5
+    assert forward({"t0": half}, moved=10**9) == pytest.approx(0.2)
 
 
 def test_answers_and_passes_count_in_tokens_and_operations_alike() -> None:

@@ -161,6 +161,15 @@ def test_auto_tune_reads_the_file_of_teachers(tmp_path: Path):
     assert "teacher=../GLM/data/a/rte.nemo" in found.overrides
 
 
+@pytest.mark.parametrize(("more", "own"), [("", True), ("--fp16", False), ("--mt_has_grad", False)])
+def test_a_teacher_in_half_precision_beside_a_student_in_single(more: str, own: bool):
+    teacher = "--teacher_load_pretrained=x --teacher_num_layers=12 --teacher_num_attention_heads=12"
+    text = f"pretrain.py --block-lm --train-data=bert-base --student_model=kd {teacher} {more}"
+    found = run_of(f"{text} --num-layers=6 --teacher_fp16 --train-iters=10")
+    assert ("model.teachers.t0.precision=16" in found.overrides) == own
+    assert any("--teacher_fp16" in note for note in found.notes) == ("mt_has" in more)
+
+
 def test_an_option_given_twice_is_taken_away_in_again():
     text = "auto_tune.py --tasks=rte --task_t_load=base --student_model=kd --distill_ft_soft"
     found = translate(f"{text} --distill_ft_hard --again_1__distill_ft_hard")

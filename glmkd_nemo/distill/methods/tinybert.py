@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from glmkd_nemo.distill.attention_losses import check_equal_heads
+from glmkd_nemo.distill.attention_losses import attention_mse, check_equal_heads
 from glmkd_nemo.distill.layer_choice import RandomLayers, pair_parts, state
 from glmkd_nemo.distill.losses import mse
 from glmkd_nemo.distill.method import Method, ModelShape, Part, StepContext
@@ -70,7 +70,7 @@ class TinyBERT(Method):
             states.append((n - back, m - back))
         scores = ((("scores", s), ("scores", t)) for s, t in layers)
         hidden = ((state(s, n), state(t, m)) for s, t in states)
-        found = pair_parts("attention_scores", mse, scores)
+        found = pair_parts("attention_scores", attention_mse, scores)
         return found + pair_parts("hidden_states", self._projected, hidden)
 
     def _projected(self, student: Tap, teacher: Tap) -> Tensor:

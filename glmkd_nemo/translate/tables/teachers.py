@@ -12,7 +12,9 @@ OPTIONS: Table = {
     "teacher_num_layers": mapped("convert_checkpoint.py of the teacher, with shared layers", 24),
     "teacher_max_position_embeddings": idle(_SIZES),
     "teacher_load_pretrained": mapped("model.teachers.t0.restore_from_path"),
-    "teacher_fp16": idle("teachers run in the student's precision (trainer.precision)", "flag"),
+    "teacher_fp16": flag(
+        "model.teachers.t0.precision=16, and of the others, with a student in fp32"
+    ),
     "teacher_inverted_bottleneck_mode": idle(_SIZES, "flag"),
     "teacher_ib_hidden_size": idle(_SIZES),
     "teacher_ib_ffn_num": idle(_SIZES),
