@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
@@ -165,12 +164,3 @@ def _check_length(length: int, config: Any) -> None:
             f"model.tensor_model_parallel_size={tp}: choose a length that is a multiple of it "
             "(task.seq_length, model.encoder_seq_length), or model.sequence_parallel=false"
         )
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` holds on any rank (all ranks call it)."""
-    if torch.distributed.get_world_size() == 1:
-        return flag
-    value = torch.tensor([int(flag)], device=device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return bool(int(value))
