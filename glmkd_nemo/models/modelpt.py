@@ -24,6 +24,7 @@ from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import build_scheduler
+from glmkd_nemo.engine.overlap import check_complete
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
 from glmkd_nemo.engine.step_log import StepLog
@@ -159,6 +160,7 @@ class GLMModelPT(ModelPT):
     def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
         """Hook: reduces gradients over ranks (mcore's ``finalize_model_grads``)."""
         self.glm.decoder.sum_gradients()
+        check_complete(model)
         finalize_model_grads(model, *args, **kwargs)
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
