@@ -8,6 +8,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from glmkd_nemo.engine.parts import summed
+
 
 class Board:
     """Adds up scalars by name over the micro-batches of a step, without waiting for the device.
@@ -28,14 +30,14 @@ class Board:
         self._sums[name] = now + self._sums[name] if name in self._sums else now
 
     def collect(self, num_microbatches: int) -> dict[str, Tensor]:
-        """Means over micro-batches and data-parallel ranks, summed over stages; on all ranks."""
-        device = torch.cuda.current_device()
-        zero = torch.zeros((), dtype=torch.double, device=device)
-        values = torch.stack([self._sums.get(name, zero) for name in self.names])
-        for group in (
-            parallel_state.get_pipeline_model_parallel_group(),
-            parallel_state.get_data_parallel_group(),
-        ):
-            torch.distributed.all_reduce(values, group=group)
+        """Means over micro-batches and data-parallel ranks, summed over stages.
+
+        All ranks call it. One reduction, and one copy to the host, which waits for the device.
+
+        Returns:
+            ``{name: scalar}`` in the host's memory in fp64, equal on all ranks.
+        """
+        zero = torch.zeros((), dtype=torch.double, device=torch.cuda.current_device())
+        values = summed(torch.stack([self._sums.get(name, zero) for name in self.names]))
         values /= num_microbatches * parallel_state.get_data_parallel_world_size()
-        return dict(zip(self.names, values, strict=True))
+        return dict(zip(self.names, values.cpu(), strict=True))

@@ -208,6 +208,11 @@ class Objective(nn.Module):
                 found.setdefault(term.teacher, {}).update(pairs)
         return {teacher: pairs for teacher, pairs in found.items() if pairs}
 
+    @property
+    def observes(self) -> bool:
+        """Whether a method asks for the values of every step."""
+        return any(type(self._method(n)).observe is not Method.observe for n in self.terms)
+
     def observe(self, context: StepContext, values: Mapping[str, torch.Tensor]) -> None:
         """Hands the parts' values of a finished step to the methods, under the parts' own names.
 

@@ -18,6 +18,7 @@ def run_passes(
     context: StepContext,
     micro_batches: Sequence[Mapping[str, Any]],
     chunks: list[Any],
+    collect: bool = True,
 ) -> dict[str, Tensor]:
     """Forwards and backwards of one optimizer step; gradients are those of the last pass.
 
@@ -26,16 +27,16 @@ def run_passes(
         context: where training stands.
         micro_batches: of this data-parallel rank.
         chunks: this rank's model chunks under Megatron-Core's DDP, gradients zeroed.
+        collect: whether to collect values from all ranks, which waits for the device.
 
     Returns:
-        The last pass's values of the parts, and ``loss``.
+        The last pass's values of the parts, and ``loss``; nothing without ``collect``.
     """
-    values: dict[str, Tensor] = {}
     for number in range(step.objective.passes):
         if number > 0:
             for chunk in chunks:
                 chunk.zero_grad_buffer()
         step.start(replace(context, forward_pass=number), len(micro_batches))
         schedule.run(step, micro_batches, chunks, forward_only=False, copies=step.batch_factor)
-        values = step.finish()
-    return values
+        step.end()
+    return step.values() if collect else {}

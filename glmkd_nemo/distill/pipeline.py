@@ -53,24 +53,24 @@ class _Attach(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, activation: Tensor, loss: Tensor, scale: Callable[[], float]) -> Tensor:
+    def forward(ctx: Any, activation: Tensor, loss: Tensor, scale: Callable[[], Tensor]) -> Tensor:
         ctx.scale, ctx.loss = scale, (loss.shape, loss.dtype, loss.device)
         return activation
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         shape, dtype, device = ctx.loss
-        return gradient, torch.full(shape, ctx.scale(), dtype=dtype, device=device), None
+        return gradient, ctx.scale().to(device, dtype).reshape(shape), None
 
 
-def attach(activation: Tensor, loss: Tensor, scale: Callable[[], float]) -> Tensor:
+def attach(activation: Tensor, loss: Tensor, scale: Callable[[], Tensor]) -> Tensor:
     """Ties a loss of this stage to the activation that it sends on.
 
     Args:
         activation: the stage's output.
         loss: scalar.
-        scale: what the schedule multiplies its own loss with (loss scale / micro-batches), asked
-            for in the backward.
+        scale: what the schedule multiplies its own loss with (loss scale / micro-batches), a
+            scalar, asked for in the backward.
     """
     return viewless(_Attach.apply(activation, loss, scale))
 

@@ -55,7 +55,7 @@ class DistillationStep:
         self.last = parallel_state.get_pipeline_model_parallel_world_size() - 1
         self.routes = Routes(config, objective, bool(teachers))
         self.lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
-        self._scale: Callable[[], float] = lambda: 1.0
+        self._scale: Callable[[], Tensor] = lambda: torch.ones(())
         self._space = Workspace()
 
     @property
@@ -69,13 +69,14 @@ class DistillationStep:
         parts = self.objective.parts(context)
         self.routes.plan(parts)
         self._board = Board([p.name for p in parts], self.objective.extras)
+        self._collected: dict[str, Tensor] | None = None
         self._stand_ins = self.objective.replacements(context)
         grad_scale = self.config.grad_scale_func
 
-        def scale() -> float:
+        def scale() -> Tensor:  # stays on the device: reading it would wait for the backward
             one = torch.ones((), device=torch.cuda.current_device())
             scaled = one if grad_scale is None else grad_scale(one)
-            return float(scaled) / num_microbatches
+            return scaled.double() / num_microbatches
 
         self._scale = scale
 
@@ -193,15 +194,26 @@ class DistillationStep:
             self._board.add(f"aggregator/{name}", loss.mean())
         return weights
 
-    def finish(self) -> dict[str, Tensor]:
-        """Ends a pass; after the last one of a step the methods observe its values.
+    def end(self) -> None:
+        """Ends a pass; after the last one of a step, methods that ask for its values get them."""
+        self.routes.links.flush()
+        last = self._context.forward_pass == self.objective.passes - 1
+        if last and self.objective.observes:
+            self.objective.observe(self._context, self.values())
+
+    def values(self) -> dict[str, Tensor]:
+        """Values of the pass that has ended; all ranks call it (a reduction, which is waited for).
 
         Returns:
             Unweighted value of each part, averaged over micro-batches and data-parallel ranks and
-            collected from all stages, and ``loss``, their weighted sum. The same on all ranks.
+            collected from all stages, and ``loss``, their weighted sum; in the host's memory. The
+            same on all ranks.
         """
-        self.routes.links.flush()
-        values = self._board.collect(self._num_microbatches)
-        if self._context.forward_pass == self.objective.passes - 1:
-            self.objective.observe(self._context, values)
-        return values
+        if self._collected is None:
+            self._collected = self._board.collect(self._num_microbatches)
+        return self._collected
+
+    def finish(self) -> dict[str, Tensor]:
+        """Ends a pass; its :meth:`values`."""
+        self.end()
+        return self.values()

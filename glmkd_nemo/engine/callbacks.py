@@ -11,14 +11,15 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from glmkd_nemo.engine.schedule import any_rank
+from glmkd_nemo.engine.agreement import AnyRank
 
 
 class ProgressLine(Callback):
     """One line: step, loss parts, learning rate, time left.
 
     On a terminal the line is redrawn; elsewhere (a log file) it is printed every
-    ``log_every_n_steps``. Rank 0 only.
+    ``log_every_n_steps``. The loss parts are those of the last step that was logged (the first and
+    the last step of a run, and every ``log_every_n_steps``-th). Rank 0 only.
 
     Args:
         every: seconds between redraws.
@@ -79,7 +80,7 @@ class ProgressLine(Callback):
 
 
 def describe(module: Any) -> str:
-    """Loss parts and learning rate of the last step, e.g. ``loss 4.58 lr 3.0e-04``."""
+    """Loss parts last logged and the learning rate, e.g. ``loss 4.58 lr 3.0e-04``."""
     parts = [f"{name} {float(value):.4f}" for name, value in module.last_parts.items()]
     return " ".join([*parts, f"lr {module.last_lr:.2e}"])
 
@@ -98,7 +99,8 @@ class LoggedSteps(Callback):
 class StopWithCheckpoint(Callback):
     """Ctrl-C (or SIGTERM) ends training after the running step, with a checkpoint.
 
-    A second Ctrl-C ends at once. All ranks stop at the same step, whichever got the signal.
+    Several processes do one step more: the one during which they tell each other. A second Ctrl-C
+    ends at once. All ranks stop at the same step, whichever got the signal.
 
     Attributes:
         stopped_at: the step that a signal ended training at, or None.
@@ -107,10 +109,12 @@ class StopWithCheckpoint(Callback):
     def __init__(self) -> None:
         self.stopped_at: int | None = None
         self._asked = False
+        self._any_rank: AnyRank | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Takes over the signals (main thread of the process only, as Python demands)."""
+        self._any_rank = AnyRank()
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._ask)
@@ -124,7 +128,8 @@ class StopWithCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
         """Stops all ranks after this step if any was asked to."""
-        if any_rank(self._asked, module.device) and trainer.global_step < trainer.max_steps:
+        assert self._any_rank is not None
+        if self._any_rank(self._asked) and trainer.global_step < trainer.max_steps:
             self.stopped_at = trainer.global_step
             if trainer.is_global_zero:
                 note = f"stopping after step {trainer.global_step}, writing a checkpoint"
@@ -138,3 +143,6 @@ class StopWithCheckpoint(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        if self._any_rank is not None:
+            self._any_rank.close()
+            self._any_rank = None

@@ -34,12 +34,14 @@ class DeepSpeedStrategy(MegatronStrategy):
 
     Args:
         section: ``cfg.engine``, checked by ``uses_deepspeed``.
-        args, kwargs: of :class:`MegatronStrategy`.
+        tp, pp, seed: as :class:`MegatronStrategy` has them.
+        kwargs: of :class:`MegatronStrategy`.
     """
 
-    def __init__(self, section: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.section = section
+    def __init__(
+        self, section: Mapping[str, Any], tp: int, pp: int, seed: int, **kwargs: Any
+    ) -> None:
+        super().__init__(tp, pp, seed, section, **kwargs)
         self._resumed_from: Path | None = None
 
     def wrap(self, module: Any) -> list[Any]:

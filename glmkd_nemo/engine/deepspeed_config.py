@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from glmkd_nemo.config.strict import nearest
+from glmkd_nemo.engine.overlap import KEYS
 from glmkd_nemo.engine.precision import precision_name
 
 ENGINES = ("megatron", "deepspeed")
@@ -42,9 +43,15 @@ def uses_deepspeed(cfg: Mapping[str, Any]) -> bool:
             f"engine.name={name} is unknown{nearest(name, ENGINES)} (one of {', '.join(ENGINES)})"
         )
     if name == "deepspeed":
+        if given := [key for key in KEYS if section.get(key)]:
+            raise ValueError(
+                f"engine.{given[0]} is a setting of Megatron-Core's, and the engine is {name}: say "
+                "it in engine.config, in DeepSpeed's own words."
+            )
         _check(section, cfg["model"])
         return True
-    if given := [key for key, value in section.items() if key != "name" and value]:
+    theirs = [key for key in section if key not in ("name", *KEYS)]
+    if given := [key for key in theirs if section[key]]:
         raise ValueError(
             f"engine.{given[0]} is a setting of DeepSpeed, and the engine is {name}: write "
             "engine=deepspeed, or leave it out."

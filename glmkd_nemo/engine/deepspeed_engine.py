@@ -103,7 +103,7 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
     def __init__(self, engine: Any) -> None:  # torch's own __init__ would copy the groups
         self.engine = engine
         self.defaults: dict[str, Any] = {}
-        self.grad_norm: float | None = None
+        self.grad_norm: float | Tensor | None = None
         self.scale_loss = None
         self._optimizer_step_pre_hooks: dict[int, Any] = {}
         self._optimizer_step_post_hooks: dict[int, Any] = {}
@@ -131,8 +131,7 @@ class DeepSpeedOptimizer(torch.optim.Optimizer):
         """Runs the closure (forward and backward), then clips and applies the gradients."""
         loss = closure() if closure is not None else None
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        self.grad_norm = None if norm is None else float(norm)
+        self.grad_norm = self.engine.get_global_grad_norm()
         return loss
 
     def loss_scale(self) -> float:

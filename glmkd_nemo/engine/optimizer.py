@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
+from glmkd_nemo.engine import foreach
+
 # The default sharding of optimizer state cannot be saved ("flattened_range is not supported");
 # this one can, and loads at any other TP, PP and DP.
 SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -37,8 +39,10 @@ class McoreOptimizer(torch.optim.Optimizer):
         self.skipped = 0
         self._optimizer_step_pre_hooks: dict[int, Any] = {}
         self._optimizer_step_post_hooks: dict[int, Any] = {}
+        foreach.install()
         for optimizer in self._parts():
             _accept_step_of_torch_adam(optimizer)
+        self._fuse()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -52,6 +56,14 @@ class McoreOptimizer(torch.optim.Optimizer):
 
     def _parts(self) -> Iterator[Any]:
         yield from getattr(self.mcore, "chained_optimizers", [self.mcore])
+
+    def _fuse(self) -> None:
+        """On the CPU, torch's Adam in one pass: less than half the time, to the last digit."""
+        for optimizer in self._parts():
+            inner = optimizer.optimizer
+            for group in inner.param_groups if isinstance(inner, torch.optim.Adam) else ():
+                # a checkpoint may come from a device of another kind
+                group["fused"] = True if _on_cpu(group["params"]) else None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops the gradients of all parameters."""
@@ -81,6 +93,7 @@ class McoreOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Any) -> None:
         """Loads what :meth:`sharded_state_dict` described."""
         self.mcore.load_state_dict(state_dict)
+        self._fuse()
         for optimizer in self._parts():
             for state in optimizer.optimizer.state.values():
                 # mcore hands one step tensor to all parameters, and each would count it up
@@ -102,6 +115,10 @@ class McoreOptimizer(torch.optim.Optimizer):
                 elif not is_loading:
                     optimizer.init_state_fn(optimizer.optimizer, optimizer.config)
         return self.mcore.sharded_state_dict(model, is_loading=is_loading, metadata=SHARDING)
+
+
+def _on_cpu(parameters: list[torch.Tensor]) -> bool:
+    return all(parameter.device.type == "cpu" for parameter in parameters)
 
 
 def _accept_step_of_torch_adam(optimizer: Any) -> None:

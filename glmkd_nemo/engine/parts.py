@@ -1,69 +1,69 @@
-"""Named loss parts from the last pipeline stage to every rank."""
+"""Named loss parts of a step, from the ranks that computed them to all."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
 
+def summed(values: Tensor) -> Tensor:
+    """Sums over pipeline stages and data-parallel ranks, in place; all ranks call it and get it.
+
+    It is one reduction over all ranks, to which one of each tensor-parallel group contributes.
+    """
+    if torch.distributed.get_world_size() > 1:
+        if parallel_state.get_tensor_model_parallel_rank() > 0:
+            values.zero_()
+        torch.distributed.all_reduce(values)
+    return values
+
+
 class PartsBoard:
     """Averages loss parts over micro-batches and data-parallel ranks; all ranks get them.
 
-    Only the last pipeline stage computes losses, while the first one logs. The names travel once,
-    and again when they change; the values in one broadcast per step.
+    Only the last pipeline stage computes losses, while the first one logs. Their names travel once.
     """
 
     def __init__(self) -> None:
         self._names: list[str] | None = None
 
     def share(self, losses: list[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Shares the parts of a step.
+        """Shares the parts of a step; waits for the device, once.
 
         Args:
             losses: per micro-batch ``{name: scalar}`` on the last stage, empty on the others.
             device: where communication happens.
 
         Returns:
-            ``{name: scalar}`` in fp32, equal on all ranks of a model-parallel group and over DP.
+            ``{name: scalar}`` in the host's memory in fp32, equal on all ranks.
+
+        Raises:
+            RuntimeError: (on the last stage) the names are not those of the steps before.
         """
         mean: dict[str, Tensor] = {}
-        if losses:
-            for name in sorted({name for row in losses for name in row}):
-                values = [row[name].detach().float() for row in losses if name in row]
-                mean[name] = torch.stack(values).mean()
-        stages = parallel_state.get_pipeline_model_parallel_world_size() > 1
-        names = self._share_names(list(mean), device) if stages else list(mean)
+        for name in sorted({name for row in losses for name in row}):
+            values = [row[name].detach().double() for row in losses if name in row]
+            mean[name] = torch.stack(values).mean()
+        names = self._shared(list(mean))
         if not names:
             return {}
-        if mean:
-            values_n = torch.stack([mean[name].to(device) for name in names])
-        else:
-            values_n = torch.zeros(len(names), device=device)
-        if stages:
-            torch.distributed.broadcast(values_n, **_from_last_stage())
-        replicas = parallel_state.get_data_parallel_world_size()
-        if replicas > 1:
-            group = parallel_state.get_data_parallel_group()
-            torch.distributed.all_reduce(values_n, group=group)
-            values_n /= replicas
-        return dict(zip(names, values_n, strict=True))
+        zeros = torch.zeros(len(names), dtype=torch.double, device=device)
+        values_n = torch.stack([mean[name].to(device) for name in names]) if mean else zeros
+        values_n = summed(values_n) / parallel_state.get_data_parallel_world_size()
+        return dict(zip(names, values_n.float().cpu(), strict=True))
 
-    def _share_names(self, names: list[str], device: torch.device) -> list[str]:
-        last = parallel_state.is_pipeline_last_stage(ignore_virtual=True)
-        changed = torch.tensor([int(last and names != self._names)], device=device)
-        torch.distributed.broadcast(changed, **_from_last_stage())
-        if int(changed):
+    def _shared(self, names: list[str]) -> list[str]:
+        if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+            return names
+        if self._names is None:
             box = [names]
-            torch.distributed.broadcast_object_list(box, **_from_last_stage())
+            torch.distributed.broadcast_object_list(
+                box,
+                src=parallel_state.get_pipeline_model_parallel_last_rank(),
+                group=parallel_state.get_pipeline_model_parallel_group(),
+            )
             self._names = box[0]
-        return self._names or []
-
-
-def _from_last_stage() -> dict[str, Any]:
-    return {
-        "src": parallel_state.get_pipeline_model_parallel_last_rank(),
-        "group": parallel_state.get_pipeline_model_parallel_group(),
-    }
+        if names and names != self._names:
+            raise RuntimeError(f"forward_step gave the parts {names}, before {self._names}")
+        return self._names

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer.module import Float16Module
@@ -15,6 +15,7 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from glmkd_nemo.engine.optimizer import NAMES, check_optimizer_name
+from glmkd_nemo.engine.overlap import ddp_settings
 
 Batch = dict[str, Any]
 
@@ -25,24 +26,44 @@ def in_precision(model: Any) -> Any:
     return Float16Module(model.config, model) if half else model
 
 
-def wrap_in_ddp(chunks: list[Any], config: Any, optimizer: str) -> list[Any]:
+class _OnlyReplica(DistributedDataParallel):
+    """Megatron-Core's DDP with nobody to reduce with: gloo would copy each buffer several times."""
+
+    def start_grad_sync(self, *unused: Any) -> None:
+        """Nothing."""
+
+    def finish_grad_sync(self, *unused: Any, **ignored: Any) -> None:
+        """Nothing: the gradients are the sums."""
+
+    def start_param_sync(self, *unused: Any, **ignored: Any) -> None:
+        """Nothing: the optimizer has updated the weights themselves."""
+
+
+def wrap_in_ddp(
+    chunks: list[Any], config: Any, optimizer: str, engine: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Wraps model chunks in Megatron-Core's DDP and equalises them over data-parallel ranks.
 
     Args:
         chunks: what :func:`in_precision` returned.
         config: the model's configuration.
         optimizer: ``model.optim.name``; the distributed one also shards optimizer state.
+        engine: the section ``engine``: how gradients are reduced over data-parallel ranks.
 
     Raises:
-        ValueError: unknown optimizer name.
+        ValueError: unknown optimizer name, or a switch that would have no effect.
     """
     check_optimizer_name(optimizer)
+    replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
     settings = DistributedDataParallelConfig(
         use_distributed_optimizer=optimizer == NAMES[0],
         grad_reduce_in_fp32=True,
-        overlap_grad_reduce=False,
+        **ddp_settings(engine or {}, replicas),
     )
-    wrapped = [DistributedDataParallel(config, settings, chunk) for chunk in chunks]
+    kind = _OnlyReplica if replicas == 1 else DistributedDataParallel
+    wrapped = [kind(config, settings, chunk) for chunk in chunks]
+    if settings.overlap_grad_reduce:
+        config.no_sync_func = wrapped[0].no_sync  # until the last micro-batch
     for chunk in wrapped:
         chunk.broadcast_params()
     return wrapped
@@ -168,12 +189,3 @@ def _check_length(length: int, config: Any) -> None:
             f"model.tensor_model_parallel_size={tp}: choose a length that is a multiple of it "
             "(task.seq_length, model.encoder_seq_length), or model.sequence_parallel=false"
         )
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` holds on any rank (all ranks call it)."""
-    if torch.distributed.get_world_size() == 1:
-        return flag
-    value = torch.tensor([int(flag)], device=device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return bool(int(value))

@@ -7,6 +7,7 @@ The module itself owns the model chunks, mcore's DDP and the pipeline schedule (
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nemo.utils.model_utils import ckpt_to_dir
 from glmkd_nemo.checkpoint import sharded
 from glmkd_nemo.engine import quiet, random, schedule
 from glmkd_nemo.engine.optimizer import build_optimizer
+from glmkd_nemo.engine.overlap import check_stages
 
 _UNSHARDED = ("state_dict", "optimizer_states")
 ENGINE_FOLDER = "deepspeed"  # of a checkpoint that DeepSpeed's engine wrote
@@ -36,6 +38,7 @@ class MegatronStrategy(DDPStrategy):
         tensor_model_parallel_size: TP.
         pipeline_model_parallel_size: PP.
         seed: of the initial weights.
+        section: ``cfg.engine``.
         kwargs: passed to Lightning's ``DDPStrategy``.
 
     Raises:
@@ -47,9 +50,11 @@ class MegatronStrategy(DDPStrategy):
         tensor_model_parallel_size: int = 1,
         pipeline_model_parallel_size: int = 1,
         seed: int = 1234,
+        section: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.section = section or {}
         self.tp = tensor_model_parallel_size
         self.pp = pipeline_model_parallel_size
         self.seed = seed
@@ -83,8 +88,15 @@ class MegatronStrategy(DDPStrategy):
         self.setup_precision_plugin()
 
     def wrap(self, module: Any) -> list[Any]:
-        """The module's chunks ready for training: in Megatron-Core's DDP."""
-        return schedule.wrap_in_ddp(module.chunks, module.glm.config, module.cfg.optim.name)
+        """The module's chunks ready for training: in Megatron-Core's DDP.
+
+        Raises:
+            ValueError: a setting of ``cfg.engine`` that would have no effect, or cannot be had.
+        """
+        if self.section.get("overlap_grad_reduce") and self.pp > 1:
+            check_stages(module)
+        name = module.cfg.optim.name
+        return schedule.wrap_in_ddp(module.chunks, module.glm.config, name, self.section)
 
     def build_optimizer(self, module: Any, optim: Any) -> Any:
         """The optimizer of wrapped chunks, behind torch's interface."""

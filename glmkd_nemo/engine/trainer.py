@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from glmkd_nemo.engine.callbacks import LoggedSteps
 from glmkd_nemo.engine.deepspeed_config import uses_deepspeed
 from glmkd_nemo.engine.layout import check_layout
+from glmkd_nemo.engine.overlap import ddp_settings
 from glmkd_nemo.engine.precision import check_precision
 from glmkd_nemo.engine.strategy import MegatronStrategy
 
@@ -59,6 +60,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback] | None = None) -> T
 
         strategy = DeepSpeedStrategy(cfg.engine, *sizes)
     else:
-        strategy = MegatronStrategy(*sizes)
+        if isinstance(settings.get("devices"), int):
+            world = settings["devices"] * int(settings.get("num_nodes", 1))
+            ddp_settings(cfg.get("engine") or {}, world // (sizes[0] * sizes[1]))
+        strategy = MegatronStrategy(*sizes, section=cfg.get("engine"))
     merged = {str(key): value for key, value in settings.items()} | _FIXED
     return Trainer(strategy=strategy, callbacks=[LoggedSteps(), *(callbacks or [])], **merged)

@@ -107,6 +107,7 @@ class GLMConfig(TransformerConfig):
     gradient_accumulation_fusion: bool = False
     masked_softmax_fusion: bool = False
     persist_layer_norm: bool = False
+    batch_p2p_sync: bool = False  # a wait for the device per message, for PyTorch older than ours
     cuda_graph_scope: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:

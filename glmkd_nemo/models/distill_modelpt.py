@@ -64,7 +64,6 @@ class GLMDistillModelPT(GLMModelPT):
                 f"no term uses the teacher {', '.join(sorted(unused))}: remove it from "
                 "model.teachers, or name it in a term of model.distill.terms."
             )
-        self._part_values: dict[str, Tensor] = {}
 
     def configure_callbacks(self) -> list[Any]:
         """The analysis of layers, where ``distill.analysis`` asks for it."""
@@ -142,14 +141,14 @@ class GLMDistillModelPT(GLMModelPT):
         )
         micro = schedule.split(batch, int(self.cfg.micro_batch_size))
         self.on_schedule_start(len(micro), forward_only)
-        values = run_passes(self.step, context, micro, self.chunks)
-        self._part_values = {name: value.float() for name, value in values.items()}
+        run_passes(self.step, context, micro, self.chunks, collect=False)
         self.on_schedule_end(len(micro), forward_only)
         return []
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss parts of the step by ``term/part`` (unweighted), and their weighted sum ``loss``."""
-        return self._part_values
+        assert self.step is not None
+        return {name: value.float() for name, value in self.step.values().items()}
 
     def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
         """Sums projections' gradients over stages, then reduces as Megatron-Core does."""

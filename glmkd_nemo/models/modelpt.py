@@ -23,9 +23,11 @@ from glmkd_nemo.engine import data_feed, quiet, random, schedule
 from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
 from glmkd_nemo.engine.layout import check_layout
-from glmkd_nemo.engine.optimizer import McoreOptimizer, build_scheduler
+from glmkd_nemo.engine.optimizer import build_scheduler
+from glmkd_nemo.engine.overlap import check_complete
 from glmkd_nemo.engine.parts import PartsBoard
 from glmkd_nemo.engine.precision import check_precision, precision_name
+from glmkd_nemo.engine.step_log import StepLog
 from glmkd_nemo.models.export import plain_glm_config
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
@@ -50,7 +52,8 @@ class GLMModelPT(ModelPT):
         model: this rank's pipeline stage, once :meth:`configure_model` has run.
         tokenizer: read from ``cfg.tokenizer``, or from the ``.nemo`` archive on restoring.
         consumed_samples: training samples used so far, over all ranks.
-        last_parts, last_lr: loss parts and learning rate of the last step.
+        last_losses, last_lr: of the last step, what the schedule returned and the learning rate.
+        last_parts: loss parts of the last step that was logged, in the host's memory.
 
     Raises:
         ValueError: a precision that cannot be had, with the reason.
@@ -65,10 +68,12 @@ class GLMModelPT(ModelPT):
         self.seed = int(cfg.get("seed", 1234))
         self.model: GLMModel | None = None
         self.chunks: list[Any] = []
+        self.last_losses: list[dict[str, Tensor]] = []
         self.last_parts: dict[str, Tensor] = {}
         self.last_lr = 0.0
         self.consumed_samples = 0
         self._board = PartsBoard()
+        self._step_log = StepLog()
         self._datasets: dict[str, Any] = {}
         self._held_out = HeldOut()
 
@@ -155,13 +160,17 @@ class GLMModelPT(ModelPT):
     def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
         """Hook: reduces gradients over ranks (mcore's ``finalize_model_grads``)."""
         self.glm.decoder.sum_gradients()
+        check_complete(model)
         finalize_model_grads(model, *args, **kwargs)
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Loss parts of a step, averaged, on every rank.
+        """Loss parts of a step, averaged, on every rank; asked for where they are logged only.
 
         Args:
             losses: per micro-batch on the last pipeline stage, empty on the others.
+
+        Returns:
+            Scalars in the host's memory.
         """
         return self._board.share(losses, self.device)
 
@@ -173,35 +182,26 @@ class GLMModelPT(ModelPT):
         """
         micro = schedule.split(batch, int(self.cfg.micro_batch_size))
         self.on_schedule_start(len(micro), forward_only)
-        losses = schedule.run(
-            schedule.with_total(step),
-            micro,
-            self.chunks,
-            forward_only,
-        )
+        losses = schedule.run(schedule.with_total(step), micro, self.chunks, forward_only)
         self.on_schedule_end(len(micro), forward_only)
         return losses
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One optimizer step's forward and backward over a global batch."""
+        """One step's forward and backward; returns the total last collected (:class:`StepLog`)."""
         random.seed_for_step(self.seed, self.trainer.global_step)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
-        optimizer: McoreOptimizer = self._optimizer
-        optimizer.zero_grad()
-        losses = self.run_schedule(batch, self.forward_step, forward_only=False)
-        self.last_parts = self.collect_parts(losses)
+        self._optimizer.zero_grad()
+        self.last_losses = self.run_schedule(batch, self.forward_step, forward_only=False)
         self.consumed_samples += int(self.cfg.global_batch_size)
-        values: dict[str, Any] = {f"train/{name}": v for name, v in self.last_parts.items()}
-        self.last_lr = values["train/lr"] = float(optimizer.param_groups[0]["lr"])
-        values["train/consumed_samples"] = float(self.consumed_samples)
-        if optimizer.grad_norm is not None:
-            values["train/grad_norm_before"] = float(optimizer.grad_norm)
-        if self.precision == "16":
-            values["train/loss_scale"] = optimizer.loss_scale()
-            values["train/skipped_steps"] = float(optimizer.skipped)
-        self.log_dict(values, rank_zero_only=True, batch_size=1)
+        self.last_lr = float(self._optimizer.param_groups[0]["lr"])
+        self._step_log.step_has_run(self)
         return self.last_parts["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any) -> None:
+        """Logs the last step of a run that stops."""
+        super().on_train_batch_end(outputs, batch, batch_idx, *args)
+        self._step_log.batch_ends(self)
 
     def backward(self, *args: Any, **kwargs: Any) -> None:
         """Done inside the schedule."""

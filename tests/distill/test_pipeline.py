@@ -19,9 +19,9 @@ def test_an_attached_loss_is_scaled_and_the_activation_is_not():
     loss = weight.square().sum()
     asked: list[float] = []
 
-    def scale() -> float:
+    def scale() -> torch.Tensor:
         asked.append(0.25)
-        return 0.25
+        return torch.tensor([0.25])  # as Megatron-Core's loss scale
 
     tied = attach(activation, loss, scale)
     assert torch.equal(tied, activation)
@@ -33,7 +33,7 @@ def test_an_attached_loss_is_scaled_and_the_activation_is_not():
 
 def test_an_attached_loss_may_be_of_another_precision():
     weight = torch.ones(2, dtype=torch.bfloat16, requires_grad=True)
-    tied = attach(weight * 1, weight.float().sum(), lambda: 4.0)
+    tied = attach(weight * 1, weight.float().sum(), lambda: torch.tensor(4.0))
     assert tied.dtype == torch.bfloat16
     tied.backward(torch.zeros(2, dtype=torch.bfloat16))
     assert weight.grad.tolist() == [4.0, 4.0]
@@ -41,7 +41,7 @@ def test_an_attached_loss_may_be_of_another_precision():
 
 def test_an_activation_without_gradient_still_carries_the_loss():
     weight = torch.ones(3, requires_grad=True)
-    tied = attach(torch.zeros(3), weight.sum(), lambda: 2.0)
+    tied = attach(torch.zeros(3), weight.sum(), lambda: torch.tensor(2.0))
     tied.sum().backward()
     assert weight.grad.tolist() == [2.0] * 3
 

@@ -157,7 +157,7 @@ def side_by_side(layouts: list[str], engines: list[str], steps: int) -> dict[str
                 run = Run(engine, LAYOUTS[name])
                 found[f"{name} {engine}"] = {
                     "losses": run.steps(steps),
-                    "norm": run.optimizer.grad_norm,
+                    "norm": None if (norm := run.optimizer.grad_norm) is None else float(norm),
                     "held_out": run.held_out(),
                     "decayed": sorted({g["weight_decay"] for g in run.optimizer.param_groups}),
                 }

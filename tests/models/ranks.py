@@ -19,6 +19,7 @@ from glmkd_nemo.distill.gather import whole_gradients
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.blank_filling import token_mean
 from glmkd_nemo.engine.optimizer import build_optimizer
+from glmkd_nemo.engine.overlap import check_complete
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.models.truncate import start_from, whole_weights
@@ -134,7 +135,50 @@ def trained(states: dict[str, dict[str, Tensor]], folder: str) -> dict[str, dict
                 found[form][name] = train(model)
         found[form]["checkpoint"] = _moved(form, state, Path(folder, form))
         found[form]["start"] = _start_is_one_model(form)
+    found["overlap"] = overlapped()
     return found
+
+
+def overlapped() -> dict[str, Any]:
+    """Three steps of two replicas on data of their own, reduced in several ways."""
+    ways: dict[str, dict[str, Any]] = {
+        "after": {},
+        "overlapped": {"overlap_grad_reduce": True, "bucket_size": 500},
+        "averaged": {"overlap_grad_reduce": True, "average_in_collective": True},
+    }
+    found: dict[str, Any] = {}
+    for optimizer in ("adam", "mcore_distributed_optim"):
+        for way, engine in ways.items():
+            with layout(1):
+                model = build(STUDENT)
+                (ddp,) = schedule.wrap_in_ddp([model], model.config, optimizer, engine)
+                optim = {"name": optimizer, "lr": 1e-2, "clip_grad": 1.0}
+                taken = _replica_steps(ddp, build_optimizer(optim, "32", [ddp]))
+                found[f"{optimizer} {way}"] = {**taken, "buckets": len(ddp.bucket_groups)}
+    with layout(1):
+        model = build({})
+        model.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+        (ddp,) = schedule.wrap_in_ddp([model], model.config, "adam", ways["overlapped"])
+        try:
+            _replica_steps(ddp, build_optimizer({"name": "adam", "lr": 1e-2}, "32", [ddp]))
+        except ValueError as error:
+            found["unused"] = str(error)
+    return found
+
+
+def _replica_steps(ddp: Any, optimizer: Any, steps: int = 3) -> dict[str, Any]:
+    found: dict[str, Any] = {"norms": [], "early": []}
+    for step in range(steps):
+        ddp.zero_grad_buffer()
+        optimizer.zero_grad()
+        micro = schedule.split(batch(10 * step + dist.get_rank()), 2)
+        schedule.run(schedule.with_total(_forward_step), micro, [ddp], forward_only=False)
+        found["early"].append(all(g.grad_reduce_handle is not None for g in ddp.bucket_groups))
+        check_complete([ddp])
+        finalize_model_grads([ddp])
+        optimizer.step()
+        found["norms"].append(float(optimizer.grad_norm))
+    return {**found, "weights": [p.detach().clone() for p in ddp.parameters()]}
 
 
 def _moved(form: str, state: dict[str, Tensor], folder: Path) -> dict[str, Any]:

@@ -44,6 +44,30 @@ def found(references: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     return run_ranks("tests.models.ranks:trained", 2, args, timeout=300)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "mcore_distributed_optim"])
+def test_gradients_are_the_same_when_reduced_during_the_backward(
+    found: dict[str, Any], optimizer: str
+):
+    after, *others = (
+        found["overlap"][f"{optimizer} {way}"] for way in ("after", "overlapped", "averaged")
+    )
+    assert after["early"] == [False] * 3
+    assert others[0]["buckets"] > 3
+    for other in others:
+        assert other["early"] == [
+            False,
+            True,
+            True,
+        ]  # the first step learns what a bucket waits for
+        assert other["norms"] == pytest.approx(after["norms"], rel=1e-6)
+        for ours, expected in zip(other["weights"], after["weights"], strict=True):
+            assert torch.allclose(ours, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_overlapping_names_a_weight_without_gradient(found: dict[str, Any]):
+    assert "unused among them" in found["overlap"]["unused"]
+
+
 @pytest.mark.parametrize("name", ranks.LAYOUTS)
 @pytest.mark.parametrize("form", ranks.FORMS)
 def test_training_is_the_same_in_every_layout(

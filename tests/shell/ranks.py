@@ -61,6 +61,14 @@ def two_processes(root: str) -> dict[str, Any]:
             copy_without_end(base / "no_dropout", folder)
         dist.barrier()
         results[f"resumed_{name}"] = toy.run(folder, **DROPOUT_FREE, **changes)
+    toy.ToyModelPT.ask_at = 1
+    results["asked"] = toy.run(
+        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["pp2"]
+    )
+    toy.ToyModelPT.ask_at = None
+    results["asked_again"] = toy.run(
+        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["pp2"]
+    )
     return results
 
 

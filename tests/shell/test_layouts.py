@@ -86,13 +86,31 @@ def test_logs_go_on_at_the_step_of_the_checkpoint(results: dict[str, Any]):
     assert resumed == [3, 4, 5]
 
 
+def test_ranks_share_values_only_where_they_are_logged(results: dict[str, Any]):
+    """One of two ranks is asked to stop in its second step; both stop after the third."""
+    asked, again = results["asked"], results["asked_again"]
+    assert (asked["code"], again["code"]) == (130, 0)
+    assert sorted(asked["losses"]) == [0, 1, 2]
+    assert asked["collected"] == [0, 2]  # the first, for the progress line, and the last
+    assert again["collected"] == [3, 5]
+    whole = results["no_dropout"]["losses"]
+    before, after = logged(results["root"] / "asked")
+    assert [step for step, _ in before + after] == [2, 3]
+    assert all(value == pytest.approx(whole[step], abs=1e-5) for step, value in before + after)
+
+
 def logged_steps(folder: Path) -> list[list[int]]:
     """Steps of the loss in TensorBoard's files, the oldest file first."""
+    return [[step for step, _ in row] for row in logged(folder)]
+
+
+def logged(folder: Path) -> list[list[tuple[int, float]]]:
+    """Steps and values of the loss in TensorBoard's files, the oldest file first."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    def steps(path: Path) -> list[int]:
-        events = EventFileLoader(str(path)).Load()
-        return [e.step for e in events for v in e.summary.value if v.tag == "train/loss"]
+    def rows(path: Path) -> list[tuple[int, float]]:
+        values = [(e.step, v) for e in EventFileLoader(str(path)).Load() for v in e.summary.value]
+        return [(s, float(v.tensor.float_val[0])) for s, v in values if v.tag == "train/loss"]
 
     files = sorted(folder.rglob("events.out.tfevents*"), key=lambda path: path.name)
-    return [steps(path) for path in files]
+    return [rows(path) for path in files]

@@ -65,7 +65,9 @@ class ToyModelPT(GLMModelPT):
     losses: ClassVar[dict[int, float]] = {}
     held_out: ClassVar[dict[str, float]] = {}
     weights: ClassVar[str] = ""
+    collected: ClassVar[list[int]] = []
     kill_at: ClassVar[int | None] = None
+    ask_at: ClassVar[int | None] = None
 
     def build_tokenizer(self) -> Any:
         """No file needed."""
@@ -79,6 +81,15 @@ class ToyModelPT(GLMModelPT):
         """In mid-step: gradients are there, the optimizer has not run."""
         if not forward_only and self.trainer.global_step == type(self).kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+        if not forward_only and last and self.trainer.global_step == type(self).ask_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def collect_parts(self, losses: Any) -> Any:
+        """Remembers the steps at which ranks had to share their values."""
+        steps = int(self.consumed_samples) // int(self.cfg.global_batch_size)
+        self.collected.append(steps - 1)
+        return super().collect_parts(losses)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Remembers the loss by step."""
@@ -126,12 +137,15 @@ def run(folder: Path | str, **changes: Any) -> dict[str, Any]:
     """Trains (or goes on) with processes that have joined, at a fresh layout.
 
     Returns:
-        Exit code, losses by step, held-out numbers, digest of this rank's weights.
+        Exit code, losses by step (those that were collected, until the next), held-out numbers,
+        steps at which values were collected, digest of this rank's weights.
     """
     parallel_state.destroy_model_parallel()
     ToyModelPT.losses.clear()
     ToyModelPT.held_out.clear()
+    ToyModelPT.collected.clear()
     changes.setdefault("trainer__devices", torch.distributed.get_world_size())
     code = train(config(folder, **changes), ToyModelPT)
-    kept = {"losses": dict(ToyModelPT.losses), "held_out": dict(ToyModelPT.held_out)}
+    kept: dict[str, Any] = {"losses": dict(ToyModelPT.losses)}
+    kept |= {"held_out": dict(ToyModelPT.held_out), "collected": list(ToyModelPT.collected)}
     return {"code": code, "weights": ToyModelPT.weights, **kept}
