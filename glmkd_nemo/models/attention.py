@@ -22,8 +22,9 @@ MASKED_SCORE = -65504.0  # GLM's constant: the lowest fp16 number, exp() of it i
 class PrefixAttention(MegatronModule):
     """Core attention of a GLM layer, in the place of Megatron-Core's ``DotProductAttention``.
 
-    The fused kernel runs unless this layer's scores or probabilities are tapped. Tensors tapped
-    here are of this rank's heads: ``query``, ``key``, ``value`` ``[b, n, s, d]``, ``scores``
+    A fused kernel runs unless this layer's scores or probabilities are tapped: FlexAttention where
+    it fits (:func:`~glmkd_nemo.models.flex.fits`), else PyTorch's SDPA. Tensors tapped here are of
+    this rank's heads: ``query``, ``key``, ``value`` ``[b, n, s, d]``, ``scores``
     (masked entries -65504) and ``probs`` ``[b, n, s, s]``.
     """
 

@@ -142,7 +142,7 @@ class AttentionMask:
         if self._whole is not None:
             return self._whole
         assert self.sep is not None
-        alike = self._may_read() and bool((self.sep == self.sep[0]).all())
+        alike = self._may_read() and bool((self.sep == self.sep[:1]).all())
         return _prefix(self.sep[:1] if alike else self.sep, rows, columns)
 
     def _may_read(self) -> bool:
