@@ -12,45 +12,19 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from glmkd_nemo.distill.taps import recomputed, tap, wanted
+from glmkd_nemo.models import flex
 from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.mask import AttentionMask
 
 MASKED_SCORE = -65504.0  # GLM's constant: the lowest fp16 number, exp() of it is 0
-
-
-def prefix_mask(attention_mask: Tensor, seq_length: int) -> Tensor:
-    """Boolean mask, ``True`` where a position (row) may attend to a position (column).
-
-    Args:
-        attention_mask: ``[b]`` integers ``sep`` (length of the context seen by all), or a mask of
-            shape ``[b, s, s]`` or ``[b, 1, s, s]`` in which non-zero means "may attend".
-        seq_length: ``s``.
-
-    Returns:
-        ``[b, 1, s, s]`` booleans.
-
-    Raises:
-        ValueError: a shape that is none of these.
-    """
-    if attention_mask.dim() == 1:
-        position = torch.arange(seq_length, device=attention_mask.device)
-        context = position[None, None, :] < attention_mask[:, None, None]
-        causal = position[None, :, None] >= position[None, None, :]
-        return (causal | context).unsqueeze(1)
-    square = attention_mask.shape[-2:] == (seq_length, seq_length)
-    if attention_mask.dim() not in (3, 4) or not square:
-        raise ValueError(
-            f"attention_mask of shape {tuple(attention_mask.shape)}: give [b] (sep), [b, s, s] or "
-            f"[b, 1, s, s] with s = {seq_length}."
-        )
-    mask = attention_mask.bool()
-    return mask if mask.dim() == 4 else mask.unsqueeze(1)
 
 
 class PrefixAttention(MegatronModule):
     """Core attention of a GLM layer, in the place of Megatron-Core's ``DotProductAttention``.
 
-    The fused kernel runs unless this layer's scores or probabilities are tapped. Tensors tapped
-    here are of this rank's heads: ``query``, ``key``, ``value`` ``[b, n, s, d]``, ``scores``
+    A fused kernel runs unless this layer's scores or probabilities are tapped: FlexAttention where
+    it fits (:func:`~glmkd_nemo.models.flex.fits`), else PyTorch's SDPA. Tensors tapped here are of
+    this rank's heads: ``query``, ``key``, ``value`` ``[b, n, s, d]``, ``scores``
     (masked entries -65504) and ``probs`` ``[b, n, s, s]``.
     """
 
@@ -72,7 +46,7 @@ class PrefixAttention(MegatronModule):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor,
+        attention_mask: AttentionMask,
         attn_mask_type: Any = None,
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
@@ -81,7 +55,7 @@ class PrefixAttention(MegatronModule):
 
         Args:
             query, key, value: ``[s, b, n, d]``, ``n`` heads of this rank.
-            attention_mask: ``[b, 1, s, s]`` booleans from :func:`prefix_mask`.
+            attention_mask: of the forward pass.
 
         Returns:
             ``[s, b, n * d]``.
@@ -95,7 +69,7 @@ class PrefixAttention(MegatronModule):
             context = self._attend(q, k, v, attention_mask)
         return context.permute(2, 0, 1, 3).flatten(2).contiguous()
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         q = tap(q, "query", self.layer)
         k = tap(k, "key", self.layer)
         v = tap(v, "value", self.layer)
@@ -108,18 +82,39 @@ class PrefixAttention(MegatronModule):
             # heads are sharded over ranks: their dropout draws must differ
             return attend(q, k, v, mask, dropout)
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-        scale = self.config.attention_scale
-        scores = (q / scale) @ (k / math.sqrt(k.shape[-1])).transpose(-1, -2)
+    def _explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float
+    ) -> Tensor:
+        scale, hidden = self.config.attention_scale, mask.hidden()
+        if scale != 1.0:
+            q = q / scale
+        # changed in place where autograd keeps nothing of it: these are the largest tensors
+        scores = q @ (k / math.sqrt(k.shape[-1])).transpose(-1, -2)
         if scale > 1.0:
-            scores = (scores - scores.masked_fill(~mask, 0.0).amax(-1, keepdim=True)) * scale
-        scores = tap(scores.masked_fill(~mask, MASKED_SCORE), "scores", self.layer)
+            largest = scores.masked_fill_(hidden, 0.0).amax(-1, keepdim=True)
+            scores = (scores - largest).mul_(scale)
+        scores = tap(scores.masked_fill_(hidden, MASKED_SCORE), "scores", self.layer)
         probs = tap(scores.softmax(-1, dtype=_softmax_dtype(scores)), "probs", self.layer)
         return F.dropout(probs, dropout).to(v.dtype) @ v
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, dropout: float) -> Tensor:
+    if mask.sep is not None and flex.fits(q, k, dropout):
+        return flex.compiled()(q, k, v, block_mask=mask.tiles())
+    blocks = mask.blocks(q.dtype, at_once=dropout > 0.0)
+    if len(blocks) == 1:
+        bias = blocks[0].bias
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    done = [
+        F.scaled_dot_product_attention(
+            q[:, :, block.start : block.end],
+            k[:, :, : block.keys],
+            v[:, :, : block.keys],
+            attn_mask=block.bias,
+        )
+        for block in blocks
+    ]
+    return torch.cat(done, 2)
 
 
 def _softmax_dtype(x: Tensor) -> torch.dtype:

@@ -21,6 +21,7 @@ from torch import Tensor
 from glmkd_nemo.engine.norm import LocalLayerNorm
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.layers import GLMLayer
+from glmkd_nemo.models.mask import AttentionMask
 from glmkd_nemo.models.replicated import ReplicatedLinear
 
 
@@ -77,7 +78,7 @@ class BottleneckLayer(GLMLayer):
     def compute(
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor,
+        attention_mask: AttentionMask,
         inference_context: Any = None,
         **unused: Any,
     ) -> tuple[Tensor, None]:
@@ -85,7 +86,7 @@ class BottleneckLayer(GLMLayer):
 
         Args:
             hidden_states: ``[s, b, h]``, or this rank's slice of ``s``.
-            attention_mask: ``[b, 1, s, s]`` booleans.
+            attention_mask: of the forward pass.
             inference_context: Megatron-Core's key-value cache, for generation.
             unused: what Megatron-Core hands to other kinds of layers.
 

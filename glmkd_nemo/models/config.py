@@ -11,15 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from glmkd_nemo.models.activation import gelu_tanh
+
 RECOMPUTE = (None, "full", "selective")
-
-
-def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    """GELU in its tanh form, the one that GLM was trained with (any shape in, same shape out)."""
-    return F.gelu(x, approximate="tanh")
 
 
 def pipeline_layout(split: list[int]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from glmkd_nemo.models.config import GLMConfig
+from glmkd_nemo.models.mask import AttentionMask
 from glmkd_nemo.models.replicated import ReplicatedLinear
 
 
@@ -42,13 +43,13 @@ class GLMEmbedding(MegatronModule):
         self.position_embeddings = _table(rows, config)
         self.block_position_embeddings = _table(rows, config)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, position_ids: Tensor, mask: AttentionMask) -> Tensor:
         """Embeds a batch.
 
         Args:
             input_ids: ``[b, s]``.
             position_ids: ``[b, 2, s]``: positions and block positions.
-            mask: ``[b, 1, s, s]`` booleans: who may attend to whom.
+            mask: who may attend to whom.
 
         Returns:
             ``[s, b, h]``, or this rank's slice of ``s`` under sequence parallelism.
@@ -89,18 +90,18 @@ class Trigram(nn.Module):
         self.columns = columns
         self.linear = ReplicatedLinear(3 * columns, config.hidden_size, config, on_slices=False)
 
-    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, words: Tensor, mask: AttentionMask) -> Tensor:
         """Projects.
 
         Args:
             words: ``[b, s, h]``.
-            mask: ``[b, 1, s, s]`` booleans: who may attend to whom.
+            mask: who may attend to whom.
 
         Returns:
             ``[b, s, h]``.
         """
         words = words[..., : self.columns]
-        sees_next = nn.functional.pad(mask[:, 0].diagonal(1, -2, -1), (0, 1)).unsqueeze(-1)
+        sees_next = mask.sees_next().unsqueeze(-1)
         beside = torch.where(sees_next, _shifted(words, -1), _shifted(words, 2))
         out: Tensor = self.linear(torch.cat([beside, words, _shifted(words, 1)], -1))
         return out

@@ -14,12 +14,12 @@ from torch import Tensor
 from glmkd_nemo.distill.losses import cross_entropy
 from glmkd_nemo.distill.method import TaskBatch
 from glmkd_nemo.distill.taps import put_logits, tap, wanted
-from glmkd_nemo.models.attention import prefix_mask
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.embedding import GLMEmbedding
 from glmkd_nemo.models.heads import HeadConfig, build_head
 from glmkd_nemo.models.layer_spec import block_spec
 from glmkd_nemo.models.logits import Logits
+from glmkd_nemo.models.mask import AttentionMask
 from glmkd_nemo.models.replicated import ReplicatedLinear
 from glmkd_nemo.models.sharing import GLMBlock
 from glmkd_nemo.models.vocab_map import VocabMap
@@ -103,7 +103,7 @@ class GLMModel(LanguageModule):
             input_ids: ``[b, s]``.
             position_ids: ``[b, 2, s]``, positions and block positions.
             attention_mask: ``[b]`` (sep), ``[b, s, s]`` or ``[b, 1, s, s]``, see
-                :func:`~glmkd_nemo.models.attention.prefix_mask`.
+                :func:`~glmkd_nemo.models.mask.prefix_mask`.
             labels: ``[b, s]``; with them the per-token loss is returned.
             materialize: ``False`` returns the :class:`Logits` handle instead of logits.
             task: what the task head needs, if there is one.
@@ -115,9 +115,8 @@ class GLMModel(LanguageModule):
             logits ``[b, s, V / TP]`` of the real vocabulary, the handle, or the loss ``[b, s]``;
             with a task and a head, instead of logits those of the classes, ``[b, c]``.
         """
-        mask = attention_mask
-        if inference_context is None or mask.dim() == 1:
-            mask = prefix_mask(attention_mask, input_ids.shape[1])
+        cached = inference_context is not None
+        mask = AttentionMask(attention_mask, input_ids.shape[1], cached)
         h_sbh = None
         if self.pre_process:
             rows = input_ids if self.vocab_map is None else self.vocab_map.rows(input_ids)

@@ -5,8 +5,8 @@ Models" (arXiv 2205.05198, section 4), whose plain layer keeps ``s b h (34 + 5 a
 two bytes per element. Two things differ here:
 
 - attention is a fused kernel (torch's SDPA): it keeps its output and a logarithm per row in place
-  of the ``5 a s / h``; the prefix mask, which is no pattern that the kernel knows, becomes an
-  additive ``[b, 1, s, s]`` bias that is kept too;
+  of the ``5 a s / h``; a prefix mask that the kernel does not know as lengths becomes an additive
+  ``[b, 1, s, s]`` bias, one for all layers;
 - a layer whose scores are tapped computes attention step by step: scores in the model's type, the
   softmax in fp32, and what dropout leaves of it.
 
@@ -60,11 +60,6 @@ class Tokens:
         """Bytes of an element of a dropout mask: booleans, on the CPU factors."""
         return self.element if self.on_cpu else 1
 
-    @property
-    def attention_bias(self) -> int:
-        """Bytes of an element of the prefix mask that each layer's kernel keeps for itself."""
-        return 0 if self.on_cpu else self.element
-
 
 @dataclass(frozen=True)
 class _Widths:
@@ -96,10 +91,12 @@ def attention_core(config: GLMConfig, tokens: Tokens, explicit: bool) -> int:
     heads = config.num_attention_heads / config.tensor_model_parallel_size
     square = tokens.batch * tokens.length**2
     if not explicit:
-        return int(tokens.count * (e * w + FP32 * heads) + tokens.attention_bias * square)
+        output = 0 if tokens.on_cpu else e * w  # there it is what the projection reads
+        return int(tokens.count * (output + FP32 * heads))
     dropped = tokens.dropout_mask if config.attention_dropout > 0 else 0
     probs = FP32 + dropped + (e if e < FP32 or dropped else 0)  # softmax, mask, what is multiplied
-    return int(tokens.count * 2 * e * w + square * (1 + heads * (e + probs)))
+    scaled = 2 if config.attention_scale != 1.0 else 1  # keys, and queries where it changes them
+    return int(tokens.count * scaled * e * w + square * heads * (e + probs))
 
 
 def plain_layer(config: GLMConfig, tokens: Tokens, explicit: bool) -> int:
@@ -175,4 +172,4 @@ def kept_by_ends(config: GLMConfig, tokens: Tokens, first: bool, last: bool) -> 
     kept = tokens.count * dropped * widths.outer if first else 0.0
     if last:
         kept += tokens.count * (e * (widths.outer + config.hidden_size) + _STATISTICS)
-    return int(kept) + tokens.batch * tokens.length**2  # the mask, in booleans
+    return int(kept) + tokens.element * tokens.batch * tokens.length**2  # the mask, as a bias

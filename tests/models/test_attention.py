@@ -10,7 +10,8 @@ from torch import Tensor
 
 from glmkd_nemo.distill.taps import record
 from glmkd_nemo.models import attention
-from glmkd_nemo.models.attention import MASKED_SCORE, prefix_mask
+from glmkd_nemo.models.attention import MASKED_SCORE
+from glmkd_nemo.models.mask import prefix_mask
 from tests.models.tiny import SEQUENCE, batch, labels, model, reseed
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from glmkd_nemo.checkpoint.original_glm import from_original, original_sizes, to_original
 from glmkd_nemo.distill.taps import record
 from glmkd_nemo.engine.norm import LocalLayerNorm
-from glmkd_nemo.models.attention import prefix_mask
+from glmkd_nemo.models.activation import gelu_tanh
 from glmkd_nemo.models.bottleneck import BottleneckLayer
-from glmkd_nemo.models.config import gelu_tanh
 from glmkd_nemo.models.embedding import Trigram
 from glmkd_nemo.models.layer_spec import block_spec
+from glmkd_nemo.models.mask import AttentionMask, prefix_mask
 from glmkd_nemo.models.truncate import whole_weights
 from tests.models.test_layer_spec import (  # noqa: F401  (a fixture)
     FusedLinear,
@@ -87,10 +87,10 @@ def test_neighbours_of_a_word():
     trigram = Trigram(1, config(bottleneck_size=8, bottleneck_word_embedding=1))
     trigram.linear = nn.Identity()
     words = torch.arange(1.0, 7.0).view(1, 6, 1).expand(1, 6, 4)
-    found = trigram(words, prefix_mask(torch.tensor([3]), 6))[0].tolist()
+    found = trigram(words, AttentionMask(torch.tensor([3]), 6))[0].tolist()
     #        next or two before, the word, the one before
     assert found == [[2, 1, 0], [3, 2, 1], [1, 3, 2], [2, 4, 3], [3, 5, 4], [4, 6, 5]]
-    square = prefix_mask(torch.tensor([3]), 6)
+    square = AttentionMask(prefix_mask(torch.tensor([3]), 6), 6)
     assert trigram(words, square)[0].tolist() == found
 
 

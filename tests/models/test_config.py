@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from glmkd_nemo.models.config import GLMConfig, even_split, gelu_tanh, pipeline_layout
+from glmkd_nemo.models.activation import gelu_tanh
+from glmkd_nemo.models.config import GLMConfig, even_split, pipeline_layout
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg, use_transformer_engine
 from tests.models.tiny import SECTION, VOCAB, config
 
