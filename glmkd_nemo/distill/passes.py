@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.engine import schedule
 
 
 def run_passes(
-    step: DistillationStep,
-    context: StepContext,
-    micro_batches: Sequence[Mapping[str, Any]],
-    chunks: list[Any],
+    step: DistillationStep, now: Pass, chunks: list[Any], following: Pass | None = None
 ) -> dict[str, Tensor]:
     """Forwards and backwards of one optimizer step; gradients are those of the last pass.
 
     Args:
         step: the distillation step.
-        context: where training stands.
-        micro_batches: of this data-parallel rank.
+        now: where training stands, and the micro-batches of this data-parallel rank.
         chunks: this rank's model chunks under Megatron-Core's DDP, gradients zeroed.
+        following: the next step's, where teachers may be ahead of their student by so much.
 
     Returns:
         The last pass's values of the parts, and ``loss``.
@@ -35,7 +31,16 @@ def run_passes(
         if number > 0:
             for chunk in chunks:
                 chunk.zero_grad_buffer()
-        step.start(replace(context, forward_pass=number), len(micro_batches))
-        schedule.run(step, micro_batches, chunks, forward_only=False, copies=step.batch_factor)
+        turn = now._replace(context=replace(now.context, forward_pass=number))
+        step.start(turn.context, len(turn.micro_batches))
+        step.ahead.look_ahead(chunks[0], [turn] if following is None else [turn, following])
+        schedule.run(
+            step,
+            turn.micro_batches,
+            chunks,
+            forward_only=False,
+            copies=step.batch_factor,
+            communicator=step.ahead.communicator,
+        )
         values = step.finish()
     return values

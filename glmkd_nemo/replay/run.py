@@ -25,6 +25,7 @@ from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
+from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import LiveTeachers, Teacher
@@ -146,7 +147,7 @@ def _forward_backward(
     batch: dict[str, Any],
 ) -> dict[str, float]:
     ddp.zero_grad_buffer()
-    values = run_passes(step, context, [batch], [ddp])
+    values = run_passes(step, Pass(context, [batch]), [ddp])
     sum_over_stages(step.objective)
     student.decoder.sum_gradients()
     finalize_model_grads([ddp])

@@ -15,6 +15,7 @@ from glmkd_nemo.distill.method import StepContext
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.placement import tapped_layers
+from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.distill.terms import term_from_dict
@@ -123,7 +124,7 @@ class Run:
         self.chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         context = StepContext(step=self.count, max_steps=100)
-        values = run_passes(self.step, context, micro, [self.chunk])
+        values = run_passes(self.step, Pass(context, micro), [self.chunk])
         self.optimizer.step()
         self.count += 1
         return float(values["loss"])
