@@ -1,12 +1,14 @@
-"""A teacher's way through the pipeline, beside the student's: forward only."""
+"""A teacher's way through the pipeline, beside the student's, forward only; and its work there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from glmkd_nemo.distill.links import Receipt
-from glmkd_nemo.distill.method import Batch
+from glmkd_nemo.distill.method import Batch, StepContext
+from glmkd_nemo.distill.micro_batch import MicroBatch
 from glmkd_nemo.distill.objective import WeightedPart
 from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
 from glmkd_nemo.distill.routes import Route, Routes
@@ -80,6 +82,42 @@ class TeacherLane:
         for key, receipt in expected.taps.items():
             taps[key] = received_tap(key, receipt.get())
         return taps
+
+
+@dataclass
+class Job:
+    """A micro-batch for all teachers, and what is known of it so far.
+
+    Attributes:
+        owner: its step, as the caller announced it.
+        context: its step, and its number.
+        fields: of the data loader.
+        needs: what the step's parts need, by teacher.
+        micro: prepared for the models.
+        read: what each teacher reads.
+        expected: messages of earlier stages, by teacher.
+        taps: of the teachers that have run.
+        event: with CUDA, after the last of them.
+    """
+
+    owner: tuple[StepContext, int | None]
+    context: StepContext
+    fields: Mapping[str, Any]
+    needs: Mapping[str, set[Route]]
+    micro: MicroBatch | None = None
+    read: dict[str, Batch] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
+    taps: dict[str, dict[TapKey, Any]] = field(default_factory=dict)
+    event: Any = None
+
+    def next_of(self, names: Iterable[str]) -> str | None:
+        """The next teacher to run."""
+        return next((name for name in names if name not in self.taps), None)
+
+    def edits(self, name: str) -> Edits:
+        """Of a teacher's tensors."""
+        assert self.micro is not None
+        return self.micro.teacher_edits.get(name, {})
 
 
 def _travelling(needs: set[Route]) -> list[Route]:

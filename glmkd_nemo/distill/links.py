@@ -46,7 +46,7 @@ class Links:
 
     def watch(self, bell: threading.Event) -> None:
         """From now on threads wait for messages (gloo), and ring the bell when one has arrived."""
-        self._watchers = Watcher(bell), Watcher(bell)
+        self._watchers = Watcher(bell, patient=True), Watcher(bell, patient=True)
 
     def send(self, x: Tensor, to: int) -> None:
         """Starts sending to another stage."""

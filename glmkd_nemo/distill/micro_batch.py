@@ -1,15 +1,37 @@
-"""A micro-batch as student and teachers read it."""
+"""The micro-batches of a step, and one of them as student and teachers read it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from megatron.core import parallel_state
 
 from glmkd_nemo.distill.method import Batch, StepContext, batch_of
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.taps import Edits
 from glmkd_nemo.distill.views import stacked
+
+
+class Pass(NamedTuple):
+    """The micro-batches of an optimizer step.
+
+    Attributes:
+        context: of the step.
+        micro_batches: of this data-parallel rank.
+        number: of the global batch in the data, so that another one is not taken for it.
+    """
+
+    context: StepContext
+    micro_batches: Sequence[Mapping[str, Any]]
+    number: int | None = None
+
+
+def numbered(context: StepContext, number: int, count: int) -> StepContext:
+    """The context of a rank's micro-batch, ``number`` of ``count``."""
+    rank = parallel_state.get_data_parallel_rank()
+    return replace(context, micro_batch=rank * count + number)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from glmkd_nemo.distill.run_ahead import Pass
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.engine import schedule
 

@@ -17,74 +17,29 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
 from glmkd_nemo.distill.ahead_bounds import Bounds
-from glmkd_nemo.distill.lane import Expected, TeacherLane
+from glmkd_nemo.distill.lane import Expected, Job, TeacherLane
 from glmkd_nemo.distill.mapped_input import read_by
-from glmkd_nemo.distill.method import Batch, StepContext
-from glmkd_nemo.distill.micro_batch import MicroBatch, prepared
+from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.micro_batch import MicroBatch, Pass, numbered, prepared
 from glmkd_nemo.distill.objective import Objective
-from glmkd_nemo.distill.routes import Route, Routes
+from glmkd_nemo.distill.routes import Routes
 from glmkd_nemo.distill.side_stream import SideStream
-from glmkd_nemo.distill.taps import Edits, TapKey
+from glmkd_nemo.distill.taps import TapKey
 from glmkd_nemo.engine.waits import FillingCommunicator
 
 POSTED = 2  # messages of so many forwards are received ahead of their turn
-
-
-class Pass(NamedTuple):
-    """The micro-batches of an optimizer step.
-
-    Attributes:
-        context: of the step.
-        micro_batches: of this data-parallel rank.
-        number: of the global batch in the data, so that another one is not taken for it.
-    """
-
-    context: StepContext
-    micro_batches: Sequence[Mapping[str, Any]]
-    number: int | None = None
-
-
-def numbered(context: StepContext, number: int, count: int) -> StepContext:
-    """The context of a rank's micro-batch, ``number`` of ``count``."""
-    rank = parallel_state.get_data_parallel_rank()
-    return replace(context, micro_batch=rank * count + number)
-
-
-@dataclass
-class _Job:
-    """A micro-batch for all teachers."""
-
-    owner: tuple[StepContext, int | None]
-    context: StepContext
-    fields: Mapping[str, Any]
-    needs: Mapping[str, set[Route]]
-    micro: MicroBatch | None = None
-    read: dict[str, Batch] = field(default_factory=dict)
-    expected: dict[str, Expected] = field(default_factory=dict)
-    taps: dict[str, dict[TapKey, Any]] = field(default_factory=dict)
-    event: Any = None
-
-    def next_of(self, names: Iterable[str]) -> str | None:
-        """The next teacher to run."""
-        return next((name for name in names if name not in self.taps), None)
-
-    def edits(self, name: str) -> Edits:
-        """Of a teacher's tensors."""
-        assert self.micro is not None
-        return self.micro.teacher_edits.get(name, {})
 
 
 class RunAhead:
@@ -120,7 +75,7 @@ class RunAhead:
             routes.teacher_links.watch(self._bell)
         beside = torch.cuda.is_available() and bounds.micro_batches > 0
         self._side = SideStream() if beside else None
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._complete = 0  # so many jobs, the first ones, have all their taps
         self._model: Any = None
         self.peak = self.filled = 0
@@ -152,7 +107,7 @@ class RunAhead:
             count = len(coming.micro_batches)
             for i, fields in enumerate(coming.micro_batches):
                 owner = (coming.context, coming.number)
-                job = _Job(owner, numbered(coming.context, i, count), fields, needs)
+                job = Job(owner, numbered(coming.context, i, count), fields, needs)
                 self._jobs.append(job)
 
     def take(
@@ -162,7 +117,7 @@ class RunAhead:
         if not self._jobs:
             self._model = model
             needs = {name: lane.needs(self._routes.parts) for name, lane in self._lanes.items()}
-            self._jobs.append(_Job((context, None), context, fields, needs))
+            self._jobs.append(Job((context, None), context, fields, needs))
         job = self._jobs[0]
         assert job.context == context, f"{context} was not foreseen"
         while not self._complete:
@@ -240,7 +195,7 @@ class RunAhead:
         job, name = next(self._open())
         return self._expected(job, name).here()
 
-    def _open(self) -> Iterator[tuple[_Job, str]]:
+    def _open(self) -> Iterator[tuple[Job, str]]:
         """Forwards to be run, in their order."""
         for job in list(self._jobs)[self._complete :]:
             for name in self._lanes:
@@ -264,14 +219,14 @@ class RunAhead:
             self._complete += 1
             self.peak = max(self.peak, self._complete)
 
-    def _expected(self, job: _Job, name: str) -> Expected:
+    def _expected(self, job: Job, name: str) -> Expected:
         """The messages for a forward; receiving them begins here."""
         if name not in job.expected:
             self._prepare(job)
             job.expected[name] = self._lanes[name].expect(job.read[name], job.needs[name])
         return job.expected[name]
 
-    def _prepare(self, job: _Job) -> None:
+    def _prepare(self, job: Job) -> None:
         if job.micro is None:
             job.micro = prepared(job.fields, job.context, self._objective)
             for name in self._lanes:

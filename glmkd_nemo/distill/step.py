@@ -27,10 +27,11 @@ from glmkd_nemo.distill.carry import tie
 from glmkd_nemo.distill.combine import Valued, combined
 from glmkd_nemo.distill.lane import TeacherLane
 from glmkd_nemo.distill.method import Batch, StepContext
+from glmkd_nemo.distill.micro_batch import numbered
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.pipeline import attach
 from glmkd_nemo.distill.routes import Routes
-from glmkd_nemo.distill.run_ahead import RunAhead, numbered
+from glmkd_nemo.distill.run_ahead import RunAhead
 from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.taps import TapKey, record
 from glmkd_nemo.distill.teachers import Teacher

@@ -29,11 +29,13 @@ class Watcher:
 
     Args:
         bell: set whenever one is through.
+        patient: messages may take longer than the processes' time limit, which else holds.
     """
 
-    def __init__(self, bell: threading.Event) -> None:
+    def __init__(self, bell: threading.Event, patient: bool = False) -> None:
         self._queue: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=_watch, args=(self._queue, bell), daemon=True).start()
+        limit = (LONGEST,) if patient else ()
+        threading.Thread(target=_watch, args=(self._queue, bell, limit), daemon=True).start()
         weakref.finalize(self, self._queue.put, None)
 
     def watch(self, work: Any, keep: Any = None) -> Future[None]:
@@ -51,11 +53,11 @@ class Watcher:
         return future
 
 
-def _watch(queue: SimpleQueue[Any], bell: threading.Event) -> None:
+def _watch(queue: SimpleQueue[Any], bell: threading.Event, limit: tuple[timedelta, ...]) -> None:
     while (entry := queue.get()) is not None:
         work, _, future = entry
         try:
-            work.wait(LONGEST)
+            work.wait(*limit)
         except Exception as error:  # noqa: BLE001  (raised again where the message is wanted)
             future.set_exception(error)
         else:

@@ -21,11 +21,11 @@ from glmkd_nemo.distill.aggregator import Aggregator
 from glmkd_nemo.distill.ahead_bounds import bounds_from_section
 from glmkd_nemo.distill.analysis import layers_read
 from glmkd_nemo.distill.method import ModelShape, StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
-from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import LiveTeachers, Teacher, shape_of
 from glmkd_nemo.distill.terms import teachers_of, terms_from_dict

@@ -21,11 +21,11 @@ from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_ori
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
 from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext, batch_of
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
-from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import LiveTeachers, Teacher

@@ -50,7 +50,7 @@ def modes(args: argparse.Namespace) -> dict[str, Bounds]:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """By mode: median wall time of a step, the bound with the parts of these steps, and the parts.
+    """By mode: mean wall time of a step, the bound with the parts of these steps, and the parts.
 
     The modes take turns, so that a slow minute of the machine hits them alike. Of each turn the
     first steps, in which the queue fills, and the last, in which it empties, are left out.
@@ -68,13 +68,13 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
                 number += 1
             if not turn:  # one to warm up
                 run.clock.spent.clear()
-    return {name: summary(run, statistics.median(walls[name])) for name, run in runs.items()}
+    return {name: summary(run, statistics.mean(walls[name])) for name, run in runs.items()}
 
 
 def summary(run: Run, wall: float) -> dict[str, Any]:
     """What a mode showed."""
     names = ("student", "teacher", "backward")
-    mine = [statistics.median(run.clock.spent[name]) for name in names]
+    mine = [statistics.mean(run.clock.spent[name]) for name in names]
     stages: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(stages, [*mine, run.step.ahead.peak, run.step.ahead.filled])
     times = torch.tensor([row[:3] for row in stages])
@@ -141,7 +141,8 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port, target = probe.getsockname()[1], Path(folder, "found.json")
         probe.close()
-        torch.multiprocessing.spawn(rank_main, (args, port, str(target)), args.stages)
+        start = torch.multiprocessing.start_processes  # forked: libraries are imported once
+        start(rank_main, (args, port, str(target)), args.stages, start_method="fork")
         found = json.loads(target.read_text())
     show(args, found)
     if args.json:

@@ -15,11 +15,11 @@ from megatron.core.pipeline_parallel import schedules
 
 from glmkd_nemo.distill.ahead_bounds import Bounds
 from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher, tapped_layers
-from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.engine import schedule

@@ -15,9 +15,9 @@ from megatron.core.distributed import (
 from torch import Tensor
 
 from glmkd_nemo.distill.ahead_bounds import OFF, Bounds
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
-from glmkd_nemo.distill.run_ahead import Pass
 from tests.distill.kit import Bench, batch
 
 SAMPLES = [[0, 1], [2, 3], [1, 2], [3, 0]]

@@ -28,11 +28,11 @@ from glmkd_nemo.distill.ahead_bounds import OFF, Bounds
 from glmkd_nemo.distill.gather import whole_gradients
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.methods import NAMES
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective, TermConfig, WeightedPart, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
 from glmkd_nemo.distill.placement import place_teacher
-from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher
 from glmkd_nemo.models.config import GLMConfig

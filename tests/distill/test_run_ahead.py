@@ -15,10 +15,11 @@ import torch
 
 from glmkd_nemo.distill import run_ahead, side_stream
 from glmkd_nemo.distill.ahead_bounds import OFF, Bounds, bounds_from_section, check_unused
-from glmkd_nemo.distill.run_ahead import Pass, RunAhead
+from glmkd_nemo.distill.micro_batch import Pass, numbered
+from glmkd_nemo.distill.run_ahead import RunAhead
 from glmkd_nemo.distill.side_stream import SideStream, tensors_in
 from glmkd_nemo.distill.taps import Tap
-from glmkd_nemo.engine.waits import Watcher
+from glmkd_nemo.engine.waits import LONGEST, Watcher
 from tests.distill.ahead_ranks import coming, everything, run
 from tests.distill.kit import Bench
 from tests.distill.ranks import AHEAD
@@ -63,7 +64,7 @@ def test_taps_are_freed_when_the_student_has_used_them():
     bench.step.start(now.context, 4)
     bench.step.ahead.look_ahead(bench.student, [now])
     micro, taps = bench.step.ahead.take(
-        now.micro_batches[0], run_ahead.numbered(now.context, 0, 4), bench.student
+        now.micro_batches[0], numbered(now.context, 0, 4), bench.student
     )
     hidden = weakref.ref(next(x for x in tensors_in(taps) if x.dim() == 3))
     assert complete(bench.step.ahead) == 2
@@ -129,14 +130,19 @@ def test_tensor_parallel_ranks_do_as_the_first(monkeypatch: pytest.MonkeyPatch):
     assert [asked, filling.ahead.filled] == [[0, 0], 1]
 
 
-def test_a_lost_message_is_an_error_where_it_is_wanted():
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_lost_message_is_an_error_where_it_is_wanted(patient: bool):
+    limits: list[Any] = []
+
     class Lost:
-        def wait(self, timeout: Any) -> None:
+        def wait(self, *limit: Any) -> None:
+            limits.append(limit)
             raise RuntimeError("connection closed by peer")
 
     bell = threading.Event()
-    future = Watcher(bell).watch(Lost())
+    future = Watcher(bell, patient).watch(Lost())
     assert bell.wait(10)
+    assert limits == [(LONGEST,) if patient else ()]
     with pytest.raises(RuntimeError, match="closed by peer"):
         future.result()
 
@@ -172,7 +178,7 @@ def test_a_side_stream_waits_for_batches_and_the_main_one_for_taps(
     now = coming(bench, 0, 0)
     bench.step.start(now.context, 4)
     ahead.look_ahead(bench.student, [now._replace(micro_batches=now.micro_batches[:2])])
-    ahead.take(now.micro_batches[0], run_ahead.numbered(now.context, 0, 2), bench.student)
+    ahead.take(now.micro_batches[0], numbered(now.context, 0, 2), bench.student)
     forward = ["on side", "side waits for event of main", "record on side"]
     assert said == ["record on main", *forward, "main waits for event of side", *forward]
 
@@ -186,7 +192,7 @@ def test_all_tensors_of_taps_are_found():
     now = coming(bench, 0, 0)
     bench.step.start(now.context, 4)
     _, taps = bench.step.ahead.take(
-        now.micro_batches[0], run_ahead.numbered(now.context, 0, 4), bench.student
+        now.micro_batches[0], numbered(now.context, 0, 4), bench.student
     )
     shapes = {tuple(x.shape) for x in side_stream.tensors_in(taps)}
     assert (16, 2, 32) in shapes  # the teacher's final hidden states, inside a handle

@@ -12,10 +12,10 @@ from megatron.core.distributed import finalize_model_grads
 
 from glmkd_nemo.distill.gather import whole_tensor
 from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.placement import tapped_layers
-from glmkd_nemo.distill.run_ahead import Pass
 from glmkd_nemo.distill.step import DistillationStep
 from glmkd_nemo.distill.teachers import Teacher, shape_of
 from glmkd_nemo.distill.terms import term_from_dict
