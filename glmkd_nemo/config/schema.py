@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from glmkd_nemo.config.run_ahead import RunAheadSection
 from glmkd_nemo.data.config import DataConfig, TokenizerConfig
 
 
@@ -250,6 +251,7 @@ class ModelSection:
     optim: OptimSection = field(default_factory=OptimSection)
     teachers: dict[str, TeacherSection] = field(default_factory=dict)
     distill: DistillSection | None = None
+    run_ahead: RunAheadSection = field(default_factory=RunAheadSection)
     task: dict[str, Any] | None = None
     head: dict[str, Any] | None = None
 

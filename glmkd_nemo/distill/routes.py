@@ -31,6 +31,7 @@ class Routes:
         teachers: whether there are any.
 
     Attributes:
+        links, teacher_links: messages of the student's tensors, and of the teachers'.
         mine: the parts that are at home on this stage.
         student_want: taps of the student's layers on this stage that somebody needs.
     """
@@ -40,8 +41,10 @@ class Routes:
         self.stage = parallel_state.get_pipeline_model_parallel_rank()
         self.last = parallel_state.get_pipeline_model_parallel_world_size() - 1
         pairs = [(i, j) for i in range(self.last + 1) for j in range(i + 1, self.last + 1)]
-        forth = pairs if teachers or self._carries() else []
-        self.links = Links(forth + [(j, i) for i, j in pairs if self._carries()])
+        carried = pairs + [(j, i) for i, j in pairs] if self._carries() else []
+        self.links = Links(carried)
+        # apart: teachers may be ahead of their student, each stage in its own way
+        self.teacher_links = Links(pairs if teachers else [])
         self.parts: list[WeightedPart] = []
         self.mine: list[WeightedPart] = []
         self.student_want: set[TapKey] = set()
@@ -84,15 +87,17 @@ class Routes:
             return False
         return self.home(planned) < self.last
 
-    def teacher_needs(self, teacher: str, split: list[int]) -> set[Route]:
-        """Where each wanted tensor of a teacher is, and which stage wants it."""
+    def teacher_needs(
+        self, teacher: str, split: list[int], parts: Sequence[WeightedPart]
+    ) -> set[Route]:
+        """Where each tensor of a teacher that ``parts`` need is, and which stage wants it."""
         found = {
             (stage_of(key, split), self.home(planned), key)
-            for planned in self.parts
+            for planned in parts
             if planned.teacher == teacher
             for key in planned.part.teacher
         }
-        if self.objective.aggregator is not None and self.parts:
+        if self.objective.aggregator is not None and parts:
             found |= {(self.last, self.last, key) for key in self.objective.aggregator.teacher_keys}
         return found
 

@@ -3,7 +3,8 @@
 ``DistillationStep`` is Megatron-Core's ``forward_step_func``; the schedule calls it once per
 micro-batch and pipeline stage. On each stage:
 
-1. every teacher runs this stage's layers, forward only, with messages of its own (``links.py``);
+1. every teacher runs this stage's layers, forward only, with messages of its own (``links.py``),
+   or has done so already (``run_ahead.py``);
 2. the student runs, its wanted tensors tapped; those that a later stage needs are given to it;
 3. the parts at home here are computed. The last stage returns their sum as the loss; an inner
    stage attaches it to its activation, so that the student's one backward pass through the
@@ -13,7 +14,6 @@ micro-batch and pipeline stage. On each stage:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,20 +21,23 @@ from megatron.core import parallel_state
 from torch import Tensor, nn
 
 from glmkd_nemo.distill.aggregator import Weights
+from glmkd_nemo.distill.ahead_bounds import OFF, Bounds
 from glmkd_nemo.distill.board import Board
 from glmkd_nemo.distill.carry import tie
 from glmkd_nemo.distill.combine import Valued, added, combined
 from glmkd_nemo.distill.fused_kl import Workspace
 from glmkd_nemo.distill.fused_parts import FusedParts
-from glmkd_nemo.distill.mapped_input import read_by
-from glmkd_nemo.distill.method import Batch, StepContext, batch_of
+from glmkd_nemo.distill.lane import TeacherLane
+from glmkd_nemo.distill.method import Batch, StepContext
+from glmkd_nemo.distill.micro_batch import numbered
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.pipeline import attach
 from glmkd_nemo.distill.routes import Routes
+from glmkd_nemo.distill.run_ahead import RunAhead
 from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.taps import TapKey, record
-from glmkd_nemo.distill.teachers import Teacher, TeacherLane
-from glmkd_nemo.distill.views import Views, stacked
+from glmkd_nemo.distill.teachers import Teacher
+from glmkd_nemo.distill.views import Views
 from glmkd_nemo.models.config import GLMConfig
 
 
@@ -45,16 +48,22 @@ class DistillationStep:
         config: the student's.
         objective: the terms.
         teachers: by name.
+        ahead: how far teachers may be ahead of the student, see ``run_ahead.py``.
     """
 
     def __init__(
-        self, config: GLMConfig, objective: Objective, teachers: Mapping[str, Teacher]
+        self,
+        config: GLMConfig,
+        objective: Objective,
+        teachers: Mapping[str, Teacher],
+        ahead: Bounds = OFF,
     ) -> None:
         self.config, self.objective, self.teachers = config, objective, dict(teachers)
         self.stage = parallel_state.get_pipeline_model_parallel_rank()
         self.last = parallel_state.get_pipeline_model_parallel_world_size() - 1
         self.routes = Routes(config, objective, bool(teachers))
-        self.lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
+        lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
+        self.ahead = RunAhead(config, objective, self.routes, lanes, ahead)
         self._scale: Callable[[], Tensor] = lambda: torch.ones(())
         self._space = Workspace()
 
@@ -83,18 +92,12 @@ class DistillationStep:
     def __call__(self, data_iterator: Iterator[Mapping[str, Any]], model: nn.Module) -> Any:
         """Megatron-Core's ``forward_step_func``: the stage's output, and the loss function."""
         context = self._next_micro_batch()
-        batches = self.objective.views_of(batch_of(next(data_iterator)), context)
-        whole = stacked(batches)
-        sizes = [len(batch.input_ids) for batch in batches]
-        edits, teacher_edits = self.objective.edits(context, batches[0])
-        read = {name: read_by(name, whole, self.objective, model) for name in self.lanes}
-        taps_of = {None: Views({}, sizes)} | {
-            name: Views(lane.run(read[name], teacher_edits.get(name, {})), sizes)
-            for name, lane in self.lanes.items()
-        }
+        micro, theirs = self.ahead.take(next(data_iterator), context, model)
+        batches, whole, sizes = micro.batches, micro.whole, micro.sizes
+        taps_of = {None: Views({}, sizes)} | {n: Views(taps, sizes) for n, taps in theirs.items()}
         with (
             standing_in(model, self._stand_ins, self.teachers),
-            record(self.routes.student_want, self.config.sequence_parallel, edits) as taps,
+            record(self.routes.student_want, self.config.sequence_parallel, micro.edits) as taps,
         ):
             output = model(
                 whole.input_ids,
@@ -120,10 +123,8 @@ class DistillationStep:
         return tie(loss, taken_here), lambda x: (x, {})
 
     def _next_micro_batch(self) -> StepContext:
-        rank = parallel_state.get_data_parallel_rank()
-        number = rank * self._num_microbatches + self._seen
         self._seen += 1
-        return replace(self._context, micro_batch=number)
+        return numbered(self._context, self._seen - 1, self._num_microbatches)
 
     @property
     def _order(self) -> list[str]:
@@ -197,6 +198,7 @@ class DistillationStep:
     def end(self) -> None:
         """Ends a pass; after the last one of a step, methods that ask for its values get them."""
         self.routes.links.flush()
+        self.ahead.finish()
         last = self._context.forward_pass == self.objective.passes - 1
         if last and self.objective.observes:
             self.objective.observe(self._context, self.values())

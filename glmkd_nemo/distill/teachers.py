@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from glmkd_nemo.distill.method import Batch, ModelShape
 from glmkd_nemo.distill.offload import OffloadedLayers
-from glmkd_nemo.distill.pipeline import activation_shape, received_tap, tap_dtype, tap_shape
 from glmkd_nemo.distill.placement import FINAL, LayoutRefused
-from glmkd_nemo.distill.routes import Routes
 from glmkd_nemo.distill.taps import Edits, TapKey, record
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.glm import GLMModel
@@ -130,49 +128,3 @@ class LiveTeachers(nn.ModuleDict):
             assert isinstance(teacher, GLMModel)
             found |= teacher.sharded_state_dict(prefix=f"{prefix}{name}.")
         return found
-
-
-class TeacherLane:
-    """A teacher's way through the pipeline, beside the student's: forward only.
-
-    Args:
-        name: of the teacher.
-        teacher: this stage of it.
-        routes: who needs what; its links carry the messages.
-    """
-
-    def __init__(self, name: str, teacher: Teacher, routes: Routes) -> None:
-        self.name, self.teacher, self.routes = name, teacher, routes
-
-    def run(self, batch: Batch, edits: Edits) -> dict[TapKey, Any]:
-        """This stage's taps, and those that earlier stages send here.
-
-        A teacher of which nothing is needed in this step does not run.
-        """
-        routes, config = self.routes, self.teacher.config
-        needs = routes.teacher_needs(self.name, config.split)
-        if not needs:
-            return {}
-        b, s = batch.input_ids.shape
-        reach = max(source for source, _, _ in needs)  # later stages have nothing to run
-        taps: dict[TapKey, Any] = {}
-        received = None
-        if 0 < routes.stage <= reach:
-            from_before = activation_shape(config, b, s)
-            received = routes.links.receive(from_before, config.params_dtype, routes.stage - 1)
-        want = {key for source, _, key in needs if source == routes.stage}
-        if routes.stage <= reach:
-            passes_on = routes.stage < reach
-            output, taps = self.teacher.forward(batch, want, received, edits, passes_on)
-        if routes.stage < reach:
-            routes.links.send(output, routes.stage + 1)
-        travelling = sorted((n for n in needs if n[0] != n[1]), key=str)
-        for source, home, key in travelling:
-            if source == routes.stage:
-                routes.links.send(taps[key].value, home)
-        for source, home, key in travelling:
-            if home == routes.stage:
-                shape = tap_shape(key, config, b, s)
-                value = routes.links.receive(shape, tap_dtype(key, config), source)
-                taps[key] = received_tap(key, value)
-        return taps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,17 +21,36 @@ class Feed:
     Args:
         loader: yields the remaining batches of this data-parallel rank.
         total: batches of the whole run.
+        first: batches of the run before these.
+
+    Attributes:
+        look_ahead: set before iterating to fetch a batch while the one before it is in use.
+        number: of the batch that was yielded last, over the whole run.
+        following: with ``look_ahead``, the one after it, if there is one. It does not count as
+            used: a resumed run reads it again.
     """
 
-    def __init__(self, loader: Any, total: int) -> None:
+    look_ahead = False
+
+    def __init__(self, loader: Any, total: int, first: int = 0) -> None:
         self.loader = loader
-        self.total = total
+        self.total, self.first = total, first
+        self.number = first - 1
+        self.following: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return self.total
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return iter(self.loader)
+        batches = iter(self.loader)
+        coming = next(batches, None) if self.look_ahead else None
+        for number in itertools.count(self.first):
+            now = coming if self.look_ahead else next(batches, None)
+            if now is None:
+                return
+            coming = next(batches, None) if self.look_ahead else None
+            self.number, self.following = number, coming
+            yield now
 
 
 def build(cfg: Any, tokenizer: Any, split: str, num_samples: int, seed: int) -> Any:
@@ -84,7 +104,8 @@ def loader(
         parallel_state.get_data_parallel_world_size(),
     )
     workers = int((cfg.get("data") or {}).get("num_workers") or 0)
-    return Feed(build_loader(dataset, sampler, workers, collate), len(dataset) // size)
+    batches = build_loader(dataset, sampler, workers, collate)
+    return Feed(batches, len(dataset) // size, consumed_samples // size)
 
 
 def validation_batches(trainer: Any) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glmkd_nemo.engine.optimizer import NAMES, check_optimizer_name
 from glmkd_nemo.engine.overlap import ddp_settings
+from glmkd_nemo.engine.waits import FillingCommunicator, default_groups
 
 Batch = dict[str, Any]
 
@@ -149,6 +150,7 @@ def run(
     chunks: list[Any],
     forward_only: bool,
     copies: int = 1,
+    communicator: FillingCommunicator | None = None,
 ) -> list[dict[str, Tensor]]:
     """Runs forward (and backward) over micro-batches with the schedule that fits the layout.
 
@@ -159,6 +161,7 @@ def run(
             own in place of the schedule.
         forward_only: no backward, no gradient.
         copies: how many times the step stacks a micro-batch for the model.
+        communicator: of pipeline stages, in place of the schedule's own.
 
     Returns:
         What the loss functions returned, per micro-batch; empty before the last stage.
@@ -169,6 +172,9 @@ def run(
     rows, length = micro_batches[0]["input_ids"].shape
     _check_length(length, get_model_config(chunks[0]))
     schedule = getattr(chunks[0], "forward_backward", None) or get_forward_backward_func()
+    handed: dict[str, Any] = {}
+    if communicator is not None:
+        handed = {"p2p_communicator": communicator, "pg_collection": default_groups()}
     results = schedule(
         forward_step_func=step,
         data_iterator=iter(micro_batches),
@@ -177,6 +183,7 @@ def run(
         seq_length=length,
         micro_batch_size=rows * copies,
         forward_only=forward_only,
+        **handed,
     )
     return [row for row in results if isinstance(row, dict)]
 

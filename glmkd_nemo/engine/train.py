@@ -60,13 +60,19 @@ def train(cfg: DictConfig, model_class: type | None = None) -> int:
 
 
 def class_for(cfg: DictConfig) -> type:
-    """The ModelPT for a configuration: with distillation terms, or plain."""
+    """The ModelPT for a configuration: with distillation terms, or plain.
+
+    Raises:
+        ValueError: ``model.run_ahead`` asks for something, and there is no teacher.
+    """
     if (cfg.model.get("distill") or {}).get("terms"):
         from glmkd_nemo.models.distill_modelpt import GLMDistillModelPT
 
         return GLMDistillModelPT
+    from glmkd_nemo.distill.ahead_bounds import check_unused
     from glmkd_nemo.models.modelpt import GLMModelPT
 
+    check_unused(cfg.model.get("run_ahead"))
     return GLMModelPT
 
 

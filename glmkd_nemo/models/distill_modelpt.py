@@ -15,9 +15,11 @@ from glmkd_nemo.checkpoint.archive import TOKENIZER
 from glmkd_nemo.data.tokenizer import load_tokenizer
 from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
+from glmkd_nemo.distill.ahead_bounds import bounds_from_section
 from glmkd_nemo.distill.analysis import layers_read
 from glmkd_nemo.distill.batch import counted
 from glmkd_nemo.distill.method import ModelShape, StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
@@ -100,7 +102,8 @@ class GLMDistillModelPT(GLMModelPT):
         live = {name: models[name] for name, teacher in teachers.items() if teacher.trainable}
         student.add_module("live_teachers", LiveTeachers(live))
         prepare(student, self.cfg, self.tokenizer, models)
-        self.step = DistillationStep(config, objective, teachers)
+        ahead = bounds_from_section(self.cfg.get("run_ahead"), config, objective, teachers)
+        self.step = DistillationStep(config, objective, teachers, ahead)
         return student
 
     def _check_vocabulary(self, path: str, folder: Path) -> None:
@@ -123,27 +126,52 @@ class GLMDistillModelPT(GLMModelPT):
         assert self.step is not None
         return self.step(data_iterator, model)
 
-    @property
-    def epoch(self) -> int:
-        """Epochs done, as the methods count them."""
+    def epoch_at(self, step: int) -> int:
+        """Epochs done at a step, as the methods count them."""
         return int(self.trainer.current_epoch)
+
+    def _pass(self, batch: Batch, step: int, number: int | None) -> Pass:
+        """The micro-batches of an optimizer step, by batch ``number`` of the run."""
+        context = StepContext(
+            step=step,
+            max_steps=self.trainer.max_steps,
+            epoch=self.epoch_at(step),
+            seed=self.seed,
+        )
+        return Pass(context, schedule.split(batch, int(self.cfg.micro_batch_size)), number)
+
+    def _following(self, feed: Any) -> Pass | None:
+        """The next step's, where teachers may go on with it."""
+        step = int(self.trainer.global_step) + 1
+        if feed.following is None or step >= self.trainer.max_steps:
+            return None
+        batch = self.on_before_batch_transfer(feed.following, 0)
+        batch = self.transfer_batch_to_device(batch, self.device, 0)
+        return self._pass(batch, step, feed.number + 1)
 
     def run_schedule(self, batch: Batch, step: Any, forward_only: bool) -> list[dict[str, Tensor]]:
         """In training, all passes of a distillation step over the micro-batches of ``batch``."""
         if forward_only:
             return super().run_schedule(batch, step, forward_only)
         assert self.step is not None
-        context = StepContext(
-            step=self.trainer.global_step,
-            max_steps=self.trainer.max_steps,
-            epoch=self.epoch,
-            seed=self.seed,
-        )
-        micro = schedule.split(batch, int(self.cfg.micro_batch_size))
-        self.on_schedule_start(len(micro), forward_only)
-        run_passes(self.step, context, micro, self.chunks, collect=False)
-        self.on_schedule_end(len(micro), forward_only)
+        feed = self.trainer.train_dataloader
+        now = self._pass(batch, int(self.trainer.global_step), feed.number)
+        self.on_schedule_start(len(now.micro_batches), forward_only)
+        run_passes(self.step, now, self.chunks, self._following(feed), collect=False)
+        self.on_schedule_end(len(now.micro_batches), forward_only)
         return []
+
+    def on_train_start(self) -> None:
+        """The data are read one batch ahead where teachers may go on with the next step."""
+        super().on_train_start()
+        assert self.step is not None
+        self.trainer.train_dataloader.look_ahead = self.step.ahead.bounds.next_step
+
+    def on_train_end(self) -> None:
+        """Teachers end what they have begun for a step that will not come."""
+        super().on_train_end()
+        assert self.step is not None
+        self.step.ahead.drop()
 
     def collect_parts(self, losses: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Loss parts of the step by ``term/part`` (unweighted), and their weighted sum ``loss``."""
@@ -153,6 +181,7 @@ class GLMDistillModelPT(GLMModelPT):
     def finalize_grads(self, model: list[Any], *args: Any, **kwargs: Any) -> None:
         """Sums projections' gradients over stages, then reduces as Megatron-Core does."""
         assert self.step is not None
+        self.step.ahead.wait_for_stages()
         sum_over_stages(self.step.objective)
         super().finalize_grads(model, *args, **kwargs)
 

@@ -77,10 +77,9 @@ class GLMTaskModelPT(GLMDistillModelPT):
         """Optimizer steps in which all training examples are seen once (the last may see more)."""
         return -(-len(self.task.dataset("train")) // int(self.cfg.global_batch_size))
 
-    @property
-    def epoch(self) -> int:
+    def epoch_at(self, step: int) -> int:
         """Whole epochs done."""
-        return int(self.trainer.global_step) // self.steps_per_epoch
+        return step // self.steps_per_epoch
 
     def setup_training_data(self, train_data_config: Any) -> None:
         """The examples, shuffled in every epoch, as many as all steps need."""

@@ -21,6 +21,7 @@ from glmkd_nemo.checkpoint.original_glm import from_original, load_whole, to_ori
 from glmkd_nemo.distill.gather import whole_gradients, whole_logits
 from glmkd_nemo.distill.mapped_input import read_by
 from glmkd_nemo.distill.method import Batch, ModelShape, StepContext, batch_of
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
@@ -146,7 +147,7 @@ def _forward_backward(
     batch: dict[str, Any],
 ) -> dict[str, float]:
     ddp.zero_grad_buffer()
-    values = run_passes(step, context, [batch], [ddp])
+    values = run_passes(step, Pass(context, [batch]), [ddp])
     sum_over_stages(step.objective)
     student.decoder.sum_gradients()
     finalize_model_grads([ddp])

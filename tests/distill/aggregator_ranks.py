@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tests.distill import ahead_ranks
 from tests.distill.aggregator_cases import VARIANTS, bench
 from tests.distill.kit_ranks import BOTH, LAYOUTS
 from tests.distill.ranks import layout
@@ -21,6 +22,9 @@ def run(layouts: list[str]) -> dict[str, dict[str, Any]]:
         with layout(**groups):
             mine = BOTH if groups else [BOTH[dist.get_rank()]]
             found[key] = {name: _one(name, sp, mine) for name in VARIANTS}
+            if key == "tp2_pp2":
+                found["ahead"] = ahead_ranks.everything({"several_mean": ["next_step"]})
+                found["ahead"] |= ahead_ranks.everything({"tinybert": ["same_step"]}, sp=True)
     return found
 
 

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from glmkd_nemo.checkpoint.original_glm import from_original, load_whole
 from glmkd_nemo.distill.aggregators import NAMES as AGGREGATORS
+from glmkd_nemo.distill.ahead_bounds import OFF, Bounds
 from glmkd_nemo.distill.gather import whole_gradients
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.methods import NAMES
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective, TermConfig, WeightedPart, term_from_dict
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import sum_over_stages
@@ -144,10 +146,16 @@ class Bench:
         sp: sequence parallelism.
         recompute: ``full``, ``selective`` or none.
         seed: of the method's own parameters.
+        ahead: how far teachers may be ahead.
     """
 
     def __init__(
-        self, name: str, sp: bool = False, recompute: str | None = None, seed: int = 5
+        self,
+        name: str,
+        sp: bool = False,
+        recompute: str | None = None,
+        seed: int = 5,
+        ahead: Bounds = OFF,
     ) -> None:
         self.objective = fitting(name, seed)
         config = _config({**STUDENT, "activations_checkpoint_granularity": recompute}, sp)
@@ -161,7 +169,7 @@ class Bench:
             self.teachers[key] = Teacher(_model(_config(sizes, sp, split), sizes, seed=10 + number))
         self.student = _model(config, STUDENT, seed=2)
         self.student.add_module("distill", self.objective)
-        self.step = DistillationStep(config, self.objective, self.teachers)
+        self.step = DistillationStep(config, self.objective, self.teachers, ahead)
         self.student.train()
         self.context = self._busiest()
         self._all_parts = self.objective.parts
@@ -230,7 +238,7 @@ class Bench:
         )
         batches = [batch(rows) for rows in samples]
         ddp.zero_grad_buffer()
-        found = run_passes(self.step, self.context, batches, [ddp])
+        found = run_passes(self.step, Pass(self.context, batches), [ddp])
         sum_over_stages(self.objective)
         finalize_model_grads([ddp])
         return {name: float(v) for name, v in found.items()}, whole_gradients(self.student)

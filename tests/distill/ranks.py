@@ -15,11 +15,16 @@ from glmkd_nemo.distill import losses, relations
 from glmkd_nemo.distill.attention_losses import attention_kl, head_relation
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank
 from glmkd_nemo.distill.taps import HEADS, Tap, record, tap
-from tests.distill import dense, fused_cases, teacher_cases
+from tests.distill import ahead_ranks, dense, fused_cases, teacher_cases
 from tests.distill import steps as whole_steps
 from tests.distill.loss_cases import compare, grid, sharded
 
 EXACT = 1e-10
+AHEAD = {
+    "several_mean": ["next_step", "one"],
+    "tinybert": ["same_step", "unforeseen"],
+    "diito": ["next_step"],
+}
 
 
 @contextmanager
@@ -35,7 +40,13 @@ def layout(tp: int = 1, pp: int = 1) -> Iterator[None]:
 
 def everything() -> dict[str, list[str]]:
     """All checks of this file in one launch, as launches are slow."""
-    return {**under_tensor_parallelism(), **steps()}
+    return {**under_tensor_parallelism(), **steps(), **ahead()}
+
+
+def ahead() -> dict[str, list[str]]:
+    """Teachers in the waiting times of two stages."""
+    with layout(pp=2):
+        return {f"ahead_{case}": lines for case, lines in ahead_ranks.everything(AHEAD).items()}
 
 
 def under_tensor_parallelism() -> dict[str, list[str]]:

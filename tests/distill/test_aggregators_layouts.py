@@ -48,6 +48,11 @@ def test_layouts_change_nothing(
     check_equal(found, one_process[name])
 
 
+def test_teachers_in_waiting_times_change_nothing(launched: dict[str, Any]):
+    """In stages of two tensor-parallel ranks: several teachers, and sequence parallelism."""
+    assert launched["ahead"] == {"several_mean-next_step": [], "tinybert-same_step": []}
+
+
 def test_the_variants_do_something(one_process: dict[str, Any]):
     losses = {name: values["loss"] for name, (values, _) in one_process.items()}
     assert len(set(losses.values())) == len(losses)

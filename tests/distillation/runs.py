@@ -26,6 +26,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2_sp": {"model__tensor_model_parallel_size": 2, "model__sequence_parallel": True},
     "pp2": {"model__pipeline_model_parallel_size": 2},
 }
+# as pp2, but there teachers run in waiting times
+IN_TURN = {"pp2_in_turn": {**LAYOUTS["pp2"], "model__run_ahead": {"micro_batches": 0}}}
 TERMS = {
     "tinybert": {"method": "tinybert", "weight": 0.5},
     "kd": {"method": "kd", "temperature": 2.0, "weight": 3.0},
@@ -42,6 +44,7 @@ class Remembering(GLMDistillModelPT):
     parts: ClassVar[dict[int, dict[str, float]]] = {}
     weights: ClassVar[str] = ""
     kill_at: ClassVar[int | None] = None
+    next_step: ClassVar[bool] = False
 
     def on_schedule_end(self, num_microbatches: int, forward_only: bool) -> None:
         """In mid-step: gradients are there, the optimizer has not run."""
@@ -59,6 +62,8 @@ class Remembering(GLMDistillModelPT):
     def on_train_end(self) -> None:
         """Digest of student and projections."""
         super().on_train_end()
+        assert self.step is not None
+        type(self).next_step = self.step.ahead.bounds.next_step
         digest = hashlib.sha256()
         for parameter in self.glm.parameters():
             digest.update(parameter.detach().contiguous().view(torch.uint8).numpy().tobytes())
@@ -152,6 +157,7 @@ def many_processes(root: str, layouts: dict[str, dict[str, Any]]) -> dict[str, A
             _copy_without_end(base / "no_dropout", folder)
         dist.barrier()
         results[name] = distil(base, folder, **DROPOUT_FREE, **changes)
+        results[name]["next_step"] = Remembering.next_step
     return results
 
 

@@ -32,9 +32,10 @@ def alone(root: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def together(root: str, alone: dict[str, Any]) -> dict[str, Any]:
     """What two processes give, going on from one process's checkpoint."""
+    from tests.distillation.runs import IN_TURN
     from tests.distillation.runs import LAYOUTS as SETTINGS
 
-    args = {"root": root, "layouts": SETTINGS}
+    args = {"root": root, "layouts": {**SETTINGS, **IN_TURN}}
     found: dict[str, Any] = run_ranks(f"{HERE}:many_processes", 2, args, timeout=200)
     return found
 
@@ -103,6 +104,14 @@ def test_a_run_is_resumed_at_another_layout(
         assert set(parts) == set(expected)
         for name, value in parts.items():
             assert value == pytest.approx(expected[name], rel=1e-5), (step, name)
+
+
+@pytest.mark.slow
+def test_teachers_in_waiting_times_change_no_bit(together: dict[str, Any]):
+    filled, in_turn = together["pp2"], together["pp2_in_turn"]
+    assert [filled["next_step"], in_turn["next_step"]] == [True, False]
+    assert filled["parts"] == in_turn["parts"]
+    assert filled["weights"] == in_turn["weights"]
 
 
 @pytest.mark.slow

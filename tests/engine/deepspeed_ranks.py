@@ -12,6 +12,7 @@ from megatron.core.distributed import finalize_model_grads
 
 from glmkd_nemo.distill.gather import whole_tensor
 from glmkd_nemo.distill.method import StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.placement import tapped_layers
@@ -123,7 +124,7 @@ class Run:
         self.chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         context = StepContext(step=self.count, max_steps=100)
-        values = run_passes(self.step, context, micro, [self.chunk])
+        values = run_passes(self.step, Pass(context, micro), [self.chunk])
         self.optimizer.step()
         self.count += 1
         return float(values["loss"])
