@@ -8,7 +8,7 @@ from torch import Tensor
 
 from glmkd_nemo.distill.class_losses import check_of, hard_classes, soft_classes, task_of
 from glmkd_nemo.distill.divergences import SoftLoss
-from glmkd_nemo.distill.method import MASKS, Batch, StepContext, Taps
+from glmkd_nemo.distill.method import MASKS, Batch, Loss, StepContext, Taps
 from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.distill.row_loss import TokenLoss, hard_tokens
 from glmkd_nemo.distill.taps import as_tap
@@ -59,12 +59,14 @@ def annealed_tokens(mask: str, factor: float) -> TokenLoss:
     return TokenLoss(SoftLoss("mse"), where, change=lambda student, rows: rows * factor)
 
 
-def hard_error(student: Taps, batch: Batch, of: str) -> Tensor:
-    """Cross-entropy with the labels of ``tokens`` or ``classes``, as in ``hard``: ``[b]``."""
-    if of == "classes":
+def hard_labels(of: str) -> Loss:
+    """Cross-entropy with the labels of ``tokens`` or ``classes``, as in ``hard``."""
+
+    def classes(student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         task = task_of(batch)
         return hard_classes(student[CLASSES], task.label, task.choice_mask)
-    return hard_tokens()(student, {}, batch)
+
+    return classes if of == "classes" else hard_tokens()
 
 
 def hard_weight(context: StepContext, denominator: float, hard_after: float) -> float:

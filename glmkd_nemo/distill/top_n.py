@@ -12,6 +12,7 @@ from torch import Tensor
 from glmkd_nemo.distill.losses import at_least_fp32, ratio_of_means, sample_sum
 from glmkd_nemo.distill.parallel import all_gather_last, all_max, all_sum, shared, tp_rank, tp_size
 from glmkd_nemo.distill.positions import Positions
+from glmkd_nemo.models.logits import Logits
 
 
 def count(n: float | None, vocab_size: int) -> int:
@@ -64,6 +65,15 @@ def flattened_below_top(logits: Tensor, n: int) -> Tensor:
     else:
         largest_negated = logits.new_full((*logits.shape[:-1], 1), -math.inf)
     return torch.where(logits >= lowest_top, logits, -all_max(largest_negated))
+
+
+def flattening(n: float) -> Callable[[Logits, Tensor], Tensor]:
+    """:func:`flattened_below_top` as a ``TokenLoss`` changes a teacher's rows; ``n`` as above."""
+
+    def change(student: Logits, rows: Tensor) -> Tensor:
+        return flattened_below_top(rows, count(n, student.vocab_size))
+
+    return change
 
 
 def _top_of_all_ranks(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from glmkd_nemo.distill import annealing
 from glmkd_nemo.distill.method import Batch, Method, ModelShape, Part, StepContext, Taps
-from glmkd_nemo.distill.row_loss import hard_tokens
 
 
 @dataclass
@@ -63,7 +62,7 @@ class ContinuationKD(Method):
         c = self.config
         psi = annealing.hard_weight(context, c.psi_denominator, c.hard_after)
         soft = partial(self._soft, annealing.annealing_factor(context.progress, c.max_t))
-        hard = self._hard_classes if c.of == "classes" else hard_tokens()
+        hard = annealing.hard_labels(c.of)
         keys = (annealing.CLASSES if c.of == "classes" else annealing.LOGITS,)
         return [
             Part("soft", soft, keys, keys, weight=1 - psi, prediction=True),
@@ -74,9 +73,6 @@ class ContinuationKD(Method):
         c = self.config
         error = annealing.annealed_error(student, teacher, batch, c.of, c.mask, factor)
         return error * (error > c.margin * factor)
-
-    def _hard_classes(self, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
-        return annealing.hard_error(student, batch, "classes")
 
 
 METHOD = ContinuationKD

@@ -15,8 +15,8 @@ from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.method import Batch, Loss, Method, ModelShape, Part, StepContext, Taps
 from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.distill.row_loss import LOGITS, TokenLoss
-from glmkd_nemo.distill.top_n import count, flattened_below_top, top_n
-from glmkd_nemo.models.logits import Logits, comparable
+from glmkd_nemo.distill.top_n import count, flattening, top_n
+from glmkd_nemo.models.logits import comparable
 
 
 @dataclass
@@ -61,17 +61,13 @@ class GLMD(Method):
         c = self.config
         found: dict[str, Loss] = {"logits": partial(self._top, 0), "top_n": partial(self._top, 1)}
         if c.top_n is None or c.teacher_min:
-            change = None if c.top_n is None else self._flattened
+            change = None if c.top_n is None else flattening(c.top_n)
             found = {"logits": TokenLoss(c, self._where, kept_only=c.mask_map, change=change)}
         return [Part(name, loss, (LOGITS,), (LOGITS,)) for name, loss in found.items()]
 
     def _where(self, batch: Batch) -> Positions:
-        if self.config.mask_a:
-            return batch.positions("pad_positions_and_target" if self.config.mask_pad else "target")
-        return batch.positions("pad_positions" if self.config.mask_pad else "none")
-
-    def _flattened(self, student: Logits, teacher_rows: Tensor) -> Tensor:
-        return flattened_below_top(teacher_rows, count(self.config.top_n, student.vocab_size))
+        names = ("none", "target", "pad_positions", "pad_positions_and_target")
+        return batch.positions(names[2 * self.config.mask_pad + self.config.mask_a])
 
     def _top(self, which: int, student: Taps, teacher: Taps, batch: Batch) -> Tensor:
         c, where = self.config, self._where(batch)
