@@ -18,6 +18,11 @@ _SHARE_HELD = 0.18  # of the rows, elsewhere: a large matrix product fills a GPU
 _BLOCK_BYTES = 2**20  # what a core's cache holds of a chunk
 
 
+def rows_held(rows: int) -> int:
+    """Rows of fp32 logits that chunk buffers take on a GPU, for a loss on so many rows."""
+    return max(_ROWS_HELD, int(_SHARE_HELD * rows))
+
+
 @dataclass(frozen=True)
 class HeadTerm:
     """One loss on the rows.
@@ -57,7 +62,7 @@ class Workspace:
         """How many rows of logits the buffers may hold for hidden states ``[n, h]``."""
         if self._rows is not None:
             return self._rows
-        return _ROWS_HELD if like.is_cpu else max(_ROWS_HELD, int(_SHARE_HELD * len(like)))
+        return _ROWS_HELD if like.is_cpu else rows_held(len(like))
 
     def take(self, name: str, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         """``[rows, columns]``, uninitialised; the same memory for the same ``name``."""

@@ -7,13 +7,15 @@ and backward, over the size of ``[rows, V']``); ``tests/plan/test_losses.py`` me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glmkd_nemo.distill.fused_chunks import rows_held
 from glmkd_nemo.distill.objective import WeightedPart
 from glmkd_nemo.distill.pipeline import tap_shape
 from glmkd_nemo.distill.placement import home_of, stage_of
+from glmkd_nemo.distill.row_loss import TokenLoss
 from glmkd_nemo.distill.taps import TapKey
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan.activations import FP32, Tokens
@@ -31,6 +33,7 @@ PEAK_PER_LOGIT: dict[str, tuple[int, int]] = {
 }
 _PREDICTED_TASK = 0.1  # of a task's positions, those that are predicted
 _RELATIONS = 3  # fp32 [b, n, s, s] tensors of a loss on queries, keys or values
+_FUSED_PER_LOGIT = {"hard": 4, "kl": 8, "reverse_kl": 8}  # of a chunk; the others need autograd
 _NO_TENSOR = ("logits", "classes")
 
 
@@ -96,10 +99,14 @@ def of_stage(
         return LossMemory(logits=_logits("hard", predicted, student, tokens) if last else 0)
     here = [part for part in planned if home_of(part, student.split) == stage]
     others = [part for part in here if not _of(part, "logits")]
+    fused = [part for part in here if isinstance(part.part.loss, TokenLoss)]
     logits = sum(
         _logits(*kind_and_share(part, terms, predicted), student, tokens)
         for part in here
-        if _of(part, "logits")
+        if _of(part, "logits") and part not in fused
+    )
+    logits += fused_head(
+        [kind_and_share(part, terms, predicted) for part in fused], student, tokens
     )
     if any(_of(part, "classes") for part in here):  # the rows that a cloze head reads, once
         logits += _logits("hard", predicted, student, tokens)
@@ -128,6 +135,20 @@ def _logits(kind: str, share: float, student: GLMConfig, tokens: Tokens) -> int:
     columns = student.padded(student.output_size) / student.tensor_model_parallel_size
     full, half = PEAK_PER_LOGIT[kind]
     return int(tokens.count * share * columns * (full if tokens.element == FP32 else half))
+
+
+def fused_head(parts: Sequence[tuple[str, float]], student: GLMConfig, tokens: Tokens) -> int:
+    """Of parts that go through the fused head: chunks, which share their memory, and for each set
+    of positions the gradient of the head, until the backward takes it."""
+    columns = student.padded(student.output_size) // student.tensor_model_parallel_size
+    chunks = [0]
+    for kind, share in parts:
+        rows = math.ceil(tokens.count * share)
+        chunk = min(rows, rows_held(rows) // 2)
+        own = _FUSED_PER_LOGIT.get(kind) or PEAK_PER_LOGIT[kind][0]
+        chunks.append(chunk * columns * own)
+    gradient = columns * student.word_embedding_size * (FP32 + tokens.element % FP32)
+    return max(chunks) + len({share for _, share in parts}) * gradient
 
 
 def _of(part: WeightedPart, name: str) -> bool:

@@ -17,10 +17,13 @@ from torch.utils._pytree import tree_iter
 
 from glmkd_nemo.distill import losses
 from glmkd_nemo.distill.divergences import SoftLoss
+from glmkd_nemo.distill.fused_kl import HeadTerm, Workspace, head_losses
+from glmkd_nemo.distill.row_loss import HardLabels
 from glmkd_nemo.distill.taps import record
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.blank_filling import token_mean
 from glmkd_nemo.engine.optimizer import build_optimizer
+from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.from_cfg import glm_config_from_cfg
 from glmkd_nemo.models.glm import GLMModel
 from glmkd_nemo.plan.activations import Tokens, kept_by_layer
@@ -187,6 +190,23 @@ def peak_per_logit(kind: str, dtype: torch.dtype) -> float:
     return live.peak / (n * v)
 
 
+def fused_head(kind: str) -> tuple[int, int]:
+    """Peak bytes of a part's forward and backward in chunks, and the planner's estimate."""
+    from glmkd_nemo.plan.losses import fused_head as planned
+
+    n, v, h = 300, 30000, 8
+    config = GLMConfig(vocab_size=v, num_layers=1, hidden_size=h, num_attention_heads=1)
+    hidden, head = torch.randn(n, h, requires_grad=True), torch.randn(v, h, requires_grad=True)
+    loss: Any = HardLabels() if kind == "hard" else SoftLoss(loss=kind, temperature=10.0)
+    teacher = (None, None, torch.zeros(n, dtype=torch.long))
+    if kind != "hard":
+        teacher = (hidden.detach(), head.detach(), None)
+    term = HeadTerm(loss, torch.ones(n), *teacher)
+    with Live() as live:
+        head_losses(hidden, head, [term], Workspace())[0].backward()
+    return live.peak, planned([(kind, 1.0)], config, Tokens(1, n, 4))
+
+
 def printed(*arguments: str) -> tuple[int, str]:
     """Exit code and output of the planner."""
     out = io.StringIO()
@@ -233,6 +253,7 @@ def collect() -> dict[str, Any]:
     found["state"] = {precision: real_state(precision) for precision in (32, "bf16")}
     found["saved"] = {explicit: saved_by_layers(explicit) for explicit in (False, True)}
     found["logits"] = _of_kinds(peak_per_logit)
+    found["fused"] = {kind: fused_head(kind) for kind in ("kl", "hard")}
     return found
 
 

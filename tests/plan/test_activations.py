@@ -31,6 +31,12 @@ def test_losses_hold_as_many_copies_of_the_logits_as_the_table_says(
     assert PEAK_PER_LOGIT[kind] == pytest.approx(found["logits"][kind], rel=0.1, abs=1.0)
 
 
+@pytest.mark.parametrize("kind", ["kl", "hard"])
+def test_the_fused_head_needs_chunks_and_one_gradient(found: dict[str, Any], kind: str) -> None:
+    peak, planned = found["fused"][kind]
+    assert planned == pytest.approx(peak, rel=0.1)
+
+
 def config(**more: Any) -> GLMConfig:
     return GLMConfig(vocab_size=1000, num_layers=2, hidden_size=512, num_attention_heads=8, **more)
 
