@@ -83,7 +83,9 @@ class Chunks:
         wanted: which of ``hidden`` and ``head`` need a gradient.
 
     Attributes:
-        gradients: of the weighted sum by ``hidden`` and ``head``, ``None`` where not wanted.
+        gradients: of the weighted sum by ``hidden`` and ``head``, in multiples of ``unit``, as tiny
+            ones would vanish in fp16; ``None`` where not wanted.
+        unit: scalar, the mean weight of a row.
     """
 
     def __init__(
@@ -94,13 +96,11 @@ class Chunks:
         space: Workspace,
         wanted: Sequence[bool],
     ) -> None:
-        self.hidden, self.head, self.terms, self.space = (
-            hidden.detach(),
-            head.detach(),
-            terms,
-            space,
-        )
+        self.hidden, self.head, self.space = hidden.detach(), head.detach(), space
         self.dtype = at_least_fp32(hidden.new_empty(0)).dtype
+        mean = torch.stack([t.weight.abs().sum() for t in terms]).amax() / max(len(hidden), 1)
+        self.unit = torch.where(mean > 0, mean, torch.ones_like(mean)).to(self.dtype)
+        self.terms = [replace(t, weight=(t.weight / self.unit).to(self.dtype)) for t in terms]
         self.gradients: tuple[Tensor | None, Tensor | None] = (
             hidden.new_empty(hidden.shape, dtype=self.stored) if wanted[0] else None,
             head.new_empty(head.shape, dtype=self.dtype) if wanted[1] else None,
@@ -176,19 +176,31 @@ class Chunks:
     def pass_on(self, rows: slice, gradient: Tensor, factor: Tensor | None) -> None:
         """Adds a chunk's share to the gradients of hidden states and head."""
         by_hidden, by_head = self.gradients
+        if gradient.dtype != self.head.dtype and factor is not None:
+            gradient, factor = gradient.mul_(factor), None  # without it fp16 might not hold it
         if by_hidden is not None:
-            torch.mm(gradient, self.head.to(gradient.dtype), out=by_hidden[rows])
+            if gradient.dtype == self.head.dtype == by_hidden.dtype:
+                torch.mm(gradient, self.head, out=by_hidden[rows])
+            else:
+                by_hidden[rows] = torch.mm(gradient.to(self.head.dtype), self.head)
             if factor is not None:
                 by_hidden[rows] *= factor
         if by_head is not None:
-            hidden = self.hidden[rows].to(gradient.dtype)
-            if factor is not None:
-                hidden = hidden * factor
-            self.add_to_head(by_head, gradient, hidden, 0 if rows.start == 0 else 1)
+            hidden = self.hidden[rows] if factor is None else self.hidden[rows] * factor
+            self._add_to_head(by_head, gradient, hidden, first=rows.start == 0)
 
-    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor, keep: int) -> None:
-        """``total [V', h] = keep * total + gradient^T hidden``; at 0 what it holds may be NaN."""
-        total.addmm_(gradient.t(), hidden, beta=keep)
+    def _add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor, first: bool) -> None:
+        """``total [V', h] += gradient^T hidden``, added up in the type of ``total``; what it holds
+        before the first time does not count."""
+        if gradient.dtype == total.dtype:
+            total.addmm_(gradient.t(), hidden.to(total.dtype), beta=0 if first else 1)
+            return
+        if first:
+            total.zero_()
+        if gradient.is_cuda:
+            torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
+        else:
+            total += gradient.t() @ hidden
 
     def logits(self, name: str, hidden: Tensor, head: Tensor) -> Tensor:
         """``[c, V']`` in the buffer ``name``."""
@@ -207,22 +219,8 @@ class KernelChunks(Chunks):
     """By kernels that read the logits as they are and add to one gradient buffer.
 
     Logits and their gradient keep the model's type; statistics, values and the head's gradient are
-    fp32. Weights are taken relative to the largest one until the end: tiny ones would vanish in
-    fp16.
+    fp32.
     """
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        head: Tensor,
-        terms: Sequence[HeadTerm],
-        space: Workspace,
-        wanted: Sequence[bool],
-    ) -> None:
-        largest = torch.stack([term.weight.abs().amax() for term in terms]).amax()
-        self.unit = torch.where(largest > 0, largest, torch.ones_like(largest)).float()
-        terms = [replace(t, weight=(t.weight / self.unit).float()) for t in terms]
-        super().__init__(hidden, head, terms, space, wanted)
 
     @staticmethod
     def fits(hidden: Tensor, head: Tensor, terms: Sequence[HeadTerm]) -> bool:
@@ -238,14 +236,6 @@ class KernelChunks(Chunks):
         """As the head."""
         return self.head.dtype
 
-    def run(self) -> Tensor:
-        """As its base, the gradients in the weights' own unit at the end."""
-        values = super().run()
-        for gradient in self.gradients:
-            if gradient is not None:
-                gradient *= self.unit
-        return values
-
     def of_terms(self, rows: slice, values: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of all terms, added up by the kernels."""
         logits = self.logits("student", self.hidden[rows], self.head)
@@ -257,15 +247,3 @@ class KernelChunks(Chunks):
                 logits, t, term.labels_of(rows), weight, total, k > 0
             )
         return total, None
-
-    def add_to_head(self, total: Tensor, gradient: Tensor, hidden: Tensor, keep: int) -> None:
-        """A product of halves is added up in fp32."""
-        if gradient.dtype == total.dtype:
-            super().add_to_head(total, gradient, hidden, keep)
-            return
-        if keep == 0:
-            total.zero_()
-        if gradient.is_cuda:
-            torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
-        else:
-            total += gradient.t() @ hidden

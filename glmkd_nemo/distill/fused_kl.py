@@ -50,7 +50,7 @@ class _HeadLosses(torch.autograd.Function):
         form = KernelChunks if KernelChunks.fits(hidden, head, terms) else Chunks
         chunks = form(hidden, head, terms, space, ctx.needs_input_grad[:2])
         values = chunks.run()
-        ctx.gradients = chunks.gradients
+        ctx.gradients, ctx.unit = chunks.gradients, chunks.unit
         ctx.mark_non_differentiable(values)
         weights = torch.stack([term.weight.to(values.dtype) for term in terms])
         return (values * weights).sum(), values
@@ -60,6 +60,7 @@ class _HeadLosses(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Any, ...]:  # type: ignore[override]
         if ctx.gradients is None:
             raise RuntimeError("the fused head's gradients are given out once, they have been")
-        hidden, head = (None if g is None else g.mul_(upstream.to(g.dtype)) for g in ctx.gradients)
+        factor = upstream.to(ctx.unit.dtype) * ctx.unit
+        hidden, head = (None if g is None else g.mul_(factor) for g in ctx.gradients)
         ctx.gradients = None
         return hidden, head, None, None

@@ -129,8 +129,9 @@ def test_without_gradient_none_is_made():
     assert hidden.grad is not None
 
 
-def test_half_precision_accumulates_in_fp32():
-    found, exact = (gradients(1.0, dtype) for dtype in (torch.bfloat16, torch.float64))
-    assert [x.dtype for x in found] == [torch.float32, torch.bfloat16, torch.bfloat16]
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_accumulates_in_fp32(half: torch.dtype):
+    found, exact = (gradients(1.0, dtype) for dtype in (half, torch.float64))
+    assert [x.dtype for x in found] == [torch.float32, half, half]
     for x, y in zip(found, exact, strict=True):
         assert float((x.double() - y).norm() / y.norm()) < 3e-2
