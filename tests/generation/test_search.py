@@ -42,11 +42,21 @@ def found(references: dict[str, Any]) -> dict[tuple[str, str], list[Any]]:
     return run_ranks("tests.generation.ranks:everything", 2, {"states": states}, timeout=300)
 
 
+def alike(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether the same was generated, with scores that differ by rounding only."""
+    pairs = [
+        (row, other)
+        for name in expected
+        for row, other in zip(found[name], expected[name], strict=True)
+    ]
+    return all(spans == others and abs(a - b) < 2e-4 for (spans, a), (others, b) in pairs)
+
+
 @pytest.mark.parametrize("form", ranks.FORMS)
 def test_a_cache_and_a_batch_change_nothing(references: dict[str, Any], form: str):
     """Prompts of a batch differ in length and in the number of blanks."""
-    assert references[form]["uncached"] == references[form]["results"]
-    assert references[form]["alone"] == references[form]["results"]
+    for other in ("uncached", "alone"):
+        assert alike(references[form][other], references[form]["results"])
     texts = {str([spans for spans, _ in rows]) for rows in references[form]["results"].values()}
     assert len(texts) >= 5, "the searches hardly differ"
 

@@ -63,11 +63,11 @@ def two_processes(root: str) -> dict[str, Any]:
         results[f"resumed_{name}"] = toy.run(folder, **DROPOUT_FREE, **changes)
     toy.ToyModelPT.ask_at = 1
     results["asked"] = toy.run(
-        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["pp2"]
+        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["dp2"]
     )
     toy.ToyModelPT.ask_at = None
     results["asked_again"] = toy.run(
-        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["pp2"]
+        base / "asked", trainer__log_every_n_steps=4, **DROPOUT_FREE, **LAYOUTS["dp2"]
     )
     return results
 
