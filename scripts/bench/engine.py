@@ -11,7 +11,9 @@ from megatron.core import parallel_state
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import schedules
 
+from glmkd_nemo.distill.batch import counted
 from glmkd_nemo.distill.method import Batch, StepContext
+from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
 from glmkd_nemo.distill.passes import run_passes
 from glmkd_nemo.distill.pipeline import mark_shared, sum_over_stages
@@ -61,8 +63,9 @@ def micro_batches(size: Size, count: int) -> list[dict[str, torch.Tensor]]:
     start = parallel_state.get_data_parallel_rank() * rows * count
     whole = batch(size)
     device = torch.cuda.current_device()
-    mine = {name: x[start : start + rows * count].to(device) for name, x in whole.items()}
-    return schedule.split(mine, rows)
+    mine = {name: x[start : start + rows * count] for name, x in whole.items()}
+    there = {name: x.to(device) for name, x in mine.items()}
+    return schedule.split({**there, "counts": counted(mine)}, rows)
 
 
 class EngineStep:
@@ -115,7 +118,7 @@ class EngineStep:
         if self.run is None:
             schedule.run(schedule.with_total(_blank_filling(self.parts)), data, self.chunks, False)
         else:
-            run_passes(self.run, HALFWAY, data, self.chunks)
+            run_passes(self.run, Pass(HALFWAY, data), self.chunks, collect=False)
 
     def watch(self) -> None:
         """From now on models and loss are told apart; :func:`watch_process` does the rest."""
@@ -161,9 +164,9 @@ class _Watched:
         with self._parts.part("loss"):
             return self._run(*args)
 
-    def finish(self) -> Any:
+    def end(self) -> Any:
         with self._parts.part("logging"):
-            return self._run.finish()
+            return self._run.end()
 
 
 class _Told(list):
