@@ -85,14 +85,10 @@ def test_bf16_is_near(alone: dict[str, Any]):
 
 
 def test_a_bf16_teacher_of_a_student_in_fp32_is_near(alone: dict[str, Any]):
-    for step, parts in alone["bf16_teacher"]["parts"].items():
-        expected = alone["no_dropout"]["parts"][step]
-        assert parts["hard/hard"] == pytest.approx(expected["hard/hard"], rel=1e-3)
-        assert parts["kd/soft"] != expected["kd/soft"]
-        for name, value in parts.items():
-            # scores of random models differ by little more than bf16 rounds
-            near = 0.15 if name.startswith("tinybert/attention") else 0.05
-            assert value == pytest.approx(expected[name], rel=near), (step, name)
+    """Before the first update: the two runs are of different length, and so is their schedule."""
+    found, expected = alone["bf16_teacher"]["parts"][0], alone["no_dropout"]["parts"][0]
+    assert found["kd/soft"] != expected["kd/soft"]
+    assert found == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.slow
