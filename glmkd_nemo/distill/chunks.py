@@ -104,10 +104,10 @@ class Buffers:
 
     def __init__(self, like: Tensor, dtype: torch.dtype | None = None) -> None:
         self._like, self._dtype = like, dtype or like.dtype
-        self._flat: dict[int, Tensor] = {}
+        self._flat: dict[int | str, Tensor] = {}
 
-    def get(self, which: int, *shape: int) -> Tensor:
-        """Buffer number ``which`` in this shape, with whatever was in it."""
+    def get(self, which: int | str, *shape: int) -> Tensor:
+        """Buffer ``which`` in this shape, with whatever was in it."""
         size = torch.Size(shape).numel()
         if which not in self._flat or self._flat[which].numel() < size:
             self._flat[which] = self._like.new_empty(size, dtype=self._dtype)

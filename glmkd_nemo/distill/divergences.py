@@ -28,14 +28,15 @@ from glmkd_nemo.distill import fused_rows, fused_triton
 from glmkd_nemo.distill.class_losses import real_log_softmax, soft_classes
 from glmkd_nemo.distill.losses import (
     KINDS,
+    Average,
     at_least_fp32,
     log_partition,
-    masked_entropy,
     row_values,
+    soft_average,
 )
 from glmkd_nemo.distill.parallel import all_sum, shared
 from glmkd_nemo.distill.positions import Positions, positions
-from glmkd_nemo.distill.row_loss import Average, RowLoss
+from glmkd_nemo.distill.row_loss import RowLoss
 from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits, comparable
 
@@ -114,11 +115,8 @@ class SoftLoss(RowLoss):
         return all_sum(self.terms(log_q, log_p, lead).sum(-1)) * self.temperature**2
 
     def average(self, where: Positions, vocab_size: int, dtype: torch.dtype) -> Average:
-        """The mean over all positions, masked ones too (and of ``mse`` over the vocabulary)."""
-        scale = 1 / (where.shape[1] * (vocab_size if self.loss == "mse" else 1))
-        if self.loss != "ce":
-            return Average(scale)
-        return Average(scale, scale * masked_entropy(where, vocab_size, dtype))
+        """See :func:`~glmkd_nemo.distill.losses.soft_average`."""
+        return soft_average(self.loss, where, vocab_size, dtype)
 
     def gradient_(
         self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.distill import fused_triton
+from glmkd_nemo.distill.chunks import Buffers
 from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.parallel import tp_size
 from glmkd_nemo.distill.row_loss import RowLoss
@@ -56,7 +57,7 @@ class Workspace:
 
     def __init__(self, rows: int | None = None) -> None:
         self._rows = rows
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, torch.device], Buffers] = {}
 
     def rows(self, like: Tensor) -> int:
         """How many rows of logits the buffers may hold for hidden states ``[n, h]``."""
@@ -66,10 +67,10 @@ class Workspace:
 
     def take(self, name: str, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         """``[rows, columns]``, uninitialised; the same memory for the same ``name``."""
-        key = name, dtype, like.device
-        if key not in self._buffers or self._buffers[key].numel() < rows * columns:
-            self._buffers[key] = like.new_empty(rows * columns, dtype=dtype)
-        return self._buffers[key][: rows * columns].view(rows, columns)
+        key = dtype, like.device
+        if key not in self._buffers:
+            self._buffers[key] = Buffers(like.new_empty(0), dtype)
+        return self._buffers[key].get(name, rows, columns)
 
 
 class Chunks:

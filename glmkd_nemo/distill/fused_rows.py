@@ -7,13 +7,12 @@ whoever multiplies it with the (far narrower) hidden states takes in there. Voca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from glmkd_nemo.distill.losses import log_partition
+from glmkd_nemo.distill.losses import log_partition, row_peak
 from glmkd_nemo.distill.parallel import all_max, all_sum
 
 _NO_OVERFLOW = 60.0  # e^60 and 1 / e^60 are far from the ends of fp32
@@ -96,13 +95,6 @@ def by_autograd_(loss: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(values.sum(), x)
     s.copy_(gradient)
     return values.detach()
-
-
-def row_peak(x: Tensor) -> Tensor:
-    """``[c, V'] -> [c, 1]``, the largest entry; minus infinity where a rank holds only padding."""
-    if x.shape[-1]:
-        return x.amax(-1, keepdim=True)
-    return x.new_full((*x.shape[:-1], 1), -math.inf)
 
 
 def _leads_far(lead: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ MSE are 0 and its cross-entropy ``log V``, so only unmasked rows ever go through
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,16 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 def log_partition(logits: Tensor) -> Tensor:
     """Logarithm of the softmax denominator, over all ranks' columns: ``[..., V'] -> [...]``."""
-    if logits.shape[-1]:
-        peak = logits.detach().amax(-1)
-    else:  # a rank may hold nothing but padding
-        peak = logits.new_full(logits.shape[:-1], -math.inf)
-    peak = all_max(peak)
+    peak = all_max(row_peak(logits).squeeze(-1))
     return peak + all_sum((logits - peak.unsqueeze(-1)).exp().sum(-1)).log()
+
+
+def row_peak(logits: Tensor) -> Tensor:
+    """``[..., V'] -> [..., 1]``, the largest of this rank's columns, without gradient; minus
+    infinity where they are nothing but padding."""
+    if logits.shape[-1]:
+        return logits.detach().amax(-1, keepdim=True)
+    return logits.new_full((*logits.shape[:-1], 1), -math.inf)
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -160,16 +165,29 @@ def prediction_of_rows(
     temperature: float,
 ) -> Tensor:
     """:func:`prediction` on logits ``[rows, V']`` taken (and changed) already: ``[b]``."""
-    where = positions(mask)
-    sums = where.sum(row_values(kind, s, t, temperature))
-    if kind == "ce":
-        sums = sums + masked_entropy(where, vocab_size, sums.dtype)
-    return sums / (where.shape[1] * (vocab_size if kind == "mse" else 1))
+    where, rows = positions(mask), row_values(kind, s, t, temperature)
+    return soft_average(kind, where, vocab_size, rows.dtype).of(where.sum(rows))
 
 
-def masked_entropy(where: Positions, vocab_size: int, dtype: torch.dtype) -> Tensor:
-    """``[b]``: what the masked positions, rows of zeros, add to a sum of cross-entropies."""
-    return (where.shape[1] - where.numbers(dtype)) * math.log(vocab_size)
+class Average(NamedTuple):
+    """A sample's loss from the sum of its rows: ``scale * sum + constant`` (of masked rows)."""
+
+    scale: Tensor | float
+    constant: Tensor | float = 0.0
+
+    def of(self, sums: Tensor) -> Tensor:
+        """``[b] -> [b]``."""
+        return self.scale * sums + self.constant
+
+
+def soft_average(kind: str, where: Positions, vocab_size: int, dtype: torch.dtype) -> Average:
+    """The mean over all positions, masked ones too (and of ``mse`` over the vocabulary); these are
+    rows of zeros, whose soft cross-entropy is ``log V``, and 0 any other loss."""
+    scale = 1 / (where.shape[1] * (vocab_size if kind == "mse" else 1))
+    if kind != "ce":
+        return Average(scale)
+    masked = where.shape[1] - where.numbers(dtype)
+    return Average(scale, scale * math.log(vocab_size) * masked)
 
 
 def hard_label(student: Logits, labels: Tensor, mask: Tensor | Positions) -> Tensor:
@@ -226,5 +244,10 @@ def sample_sum(rows: Tensor, mask: Tensor | Positions) -> Tensor:
 
 def ratio_of_means(numerator: Tensor, count: Tensor) -> Tensor:
     """``[b]`` whose mean is ``sum(numerator) / sum(count)``; 0 where nothing is counted."""
-    mean_count = count.to(numerator.dtype).mean()
-    return numerator / torch.where(mean_count > 0, mean_count, torch.ones_like(mean_count))
+    return numerator / mean_count(count.to(numerator.dtype))
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """The mean of ``[b]`` counts, to divide by: 1 where nothing is counted."""
+    mean = count.mean()
+    return torch.where(mean > 0, mean, torch.ones_like(mean))

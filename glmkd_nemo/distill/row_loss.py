@@ -8,29 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from glmkd_nemo.distill import fused_rows, fused_triton
-from glmkd_nemo.distill.losses import cross_entropy
+from glmkd_nemo.distill.losses import Average, cross_entropy, mean_count
 from glmkd_nemo.distill.method import Batch, Taps
 from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.models.logits import Logits, comparable
 
 LOGITS = ("logits", None)
-
-
-class Average(NamedTuple):
-    """A sample's loss from the sum of its rows: ``scale * sum + constant`` (of masked rows)."""
-
-    scale: Tensor | float
-    constant: Tensor | float = 0.0
-
-    def of(self, sums: Tensor) -> Tensor:
-        """``[b] -> [b]``."""
-        return self.scale * sums + self.constant
 
 
 class RowLoss:
@@ -108,8 +96,7 @@ class HardLabels(RowLoss):
 
     def average(self, where: Positions, vocab_size: int, dtype: torch.dtype) -> Average:
         """Sums over the batch's mean number of tokens; 0 where there are none."""
-        mean_count = where.numbers(dtype).mean()
-        return Average(1 / torch.where(mean_count > 0, mean_count, torch.ones_like(mean_count)))
+        return Average(1 / mean_count(where.numbers(dtype)))
 
     def gradient_(
         self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor
