@@ -190,22 +190,6 @@ def soft_average(kind: str, where: Positions, vocab_size: int, dtype: torch.dtyp
     return Average(scale, scale * math.log(vocab_size) * masked)
 
 
-def hard_label(student: Logits, labels: Tensor, mask: Tensor | Positions) -> Tensor:
-    """Cross-entropy with the labels; the mean over samples is the mean over unmasked *tokens*.
-
-    Args:
-        labels: ``[b, s]``.
-        mask: ``[b, s]``.
-
-    Returns:
-        ``[b]``: a sample's sum over the batch's mean number of unmasked tokens.
-    """
-    where = positions(mask)
-    columns = student.columns_of(where.of(labels))
-    losses = cross_entropy(student.rows(mask), columns, student.columns.start)
-    return ratio_of_means(where.sum(losses), where.numbers(losses.dtype))
-
-
 def mse(student: Tap | Tensor, teacher: Tap | Tensor) -> Tensor:
     """Mean squared error over everything but the batch axis.
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from glmkd_nemo.distill import losses, top_n
 from glmkd_nemo.distill.divergences import SoftLoss
+from glmkd_nemo.distill.method import Batch
+from glmkd_nemo.distill.row_loss import LOGITS, hard_tokens
 from glmkd_nemo.models.logits import Logits
 from tests.distill import dense
 
@@ -145,7 +147,7 @@ def ours(case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool) ->
     if kind == "every_row":
         return losses.cross_entropy(student.all(), x.labels, student.columns.start).mean(1)
     if kind == "hard":
-        return losses.hard_label(student, x.labels, mask)
+        return hard_label(student, x.labels, mask)
     if kind.startswith("top_") or kind == "hinge":
         of_top = SoftLoss("mse" if kind == "top_mse" else "kl", temperature)
         pair = top_n.top_n(
@@ -163,6 +165,13 @@ def ours(case: LossCase, x: Inputs, hidden: Tensor, weight: Tensor, sp: bool) ->
             kind[4:], student.rows(mask), flat, mask, case.vocab, temperature
         )
     return losses.prediction(kind, student, teacher, mask, temperature)
+
+
+def hard_label(student: Logits, labels: Tensor, mask: Tensor) -> Tensor:
+    """``[b]`` by the loss of the term ``hard``."""
+    ids = torch.zeros_like(labels)
+    batch = Batch(ids, ids, ids[:, 0], labels, mask)
+    return hard_tokens()({LOGITS: student}, {}, batch)
 
 
 def handles(

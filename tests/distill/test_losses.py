@@ -12,7 +12,7 @@ from glmkd_nemo.distill import losses, relations, top_n
 from glmkd_nemo.distill.taps import HEADS, Tap
 from glmkd_nemo.models.logits import Logits
 from tests.distill import dense
-from tests.distill.loss_cases import LossCase, compare, grid, sharded
+from tests.distill.loss_cases import LossCase, compare, grid, hard_label, sharded
 
 pytestmark = pytest.mark.usefixtures("alone")
 V, B, S, H = 5, 2, 3, 4
@@ -61,9 +61,9 @@ def test_hard_label_mean_is_over_tokens_of_the_batch():
     labels = torch.tensor([[1, 2, 3], [4, 0, 1]])
     s = handle(0)
     expected = F.cross_entropy(s.all()[mask], labels[mask])
-    torch.testing.assert_close(losses.hard_label(s, labels, mask).mean(), expected)
+    torch.testing.assert_close(hard_label(s, labels, mask).mean(), expected)
     nothing = torch.zeros_like(mask)
-    assert losses.hard_label(s, labels, nothing).tolist() == [0.0, 0.0]
+    assert hard_label(s, labels, nothing).tolist() == [0.0, 0.0]
 
 
 def test_a_ratio_without_a_count_is_0():

@@ -15,6 +15,7 @@ from glmkd_nemo.distill.divergences import BEYOND_KL, SoftLoss
 from glmkd_nemo.models.logits import Logits, comparable
 from glmkd_nemo.models.vocab_map import Tables, VocabMap
 from tests.distill import dense, divergence_cases
+from tests.distill.loss_cases import hard_label
 
 VOCAB, SIZE, BATCH, SEQUENCE, HIDDEN, TEACHER_HIDDEN = 21, 13, 2, 4, 6, 5
 WIDTH, SMALL_WIDTH = 12, 8  # of two ranks: 12 + 9 columns, and 8 + 5
@@ -111,7 +112,7 @@ def by_shards(name: str, x: Whole, sp: bool, width: int) -> Tensor:
     else:
         teacher = Logits(x.teacher_hidden, x.teacher_weight, VOCAB, sp)
     if kind == "hard":
-        return losses.hard_label(student, x.labels, x.mask)
+        return hard_label(student, x.labels, x.mask)
     if kind == "project":
         return losses.all_sum(student.project(x.other).square().sum((1, 2)))
     if kind == "top":
