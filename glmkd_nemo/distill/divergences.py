@@ -36,7 +36,7 @@ from glmkd_nemo.distill.losses import (
 )
 from glmkd_nemo.distill.parallel import all_sum, shared
 from glmkd_nemo.distill.positions import Positions, positions
-from glmkd_nemo.distill.row_loss import RowLoss
+from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
 from glmkd_nemo.distill.taps import Tap, as_tap
 from glmkd_nemo.models.logits import Logits, comparable
 
@@ -132,21 +132,12 @@ class SoftLoss(RowLoss):
         """For ``kl`` and ``reverse_kl``."""
         return self.loss in ("kl", "reverse_kl")
 
-    def kernel(
-        self,
-        s: Tensor,
-        t: Tensor | None,
-        labels: Tensor | None,
-        weight: Tensor,
-        out: Tensor,
-        add: bool,
-    ) -> Tensor:
+    def kernel(self, on: KernelRows) -> Tensor:
         """See :func:`~glmkd_nemo.distill.fused_triton.kl_`."""
-        assert t is not None
+        assert on.t is not None
         squared, reverse = self.temperature**2, self.loss == "reverse_kl"
-        rows = fused_triton.kl_(
-            s, t, weight * squared, out, 1 / self.temperature, add=add, reverse=reverse
-        )
+        weight, scale = on.weight * squared, 1 / self.temperature
+        rows = fused_triton.kl_(on.s, on.t, weight, on.out, scale, add=on.add, reverse=reverse)
         return rows.values * squared
 
     def of_whole(self, s: Tensor, t: Tensor) -> Tensor:

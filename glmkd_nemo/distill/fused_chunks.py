@@ -12,7 +12,7 @@ from glmkd_nemo.distill import fused_triton
 from glmkd_nemo.distill.chunks import Buffers
 from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.parallel import tp_size
-from glmkd_nemo.distill.row_loss import RowLoss
+from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
 
 _ROWS_HELD = 168  # by all chunk buffers together, on a CPU: more is hardly faster
 _SHARE_HELD = 0.18  # of the rows, elsewhere: a large matrix product fills a GPU
@@ -244,7 +244,6 @@ class KernelChunks(Chunks):
         for k, term in enumerate(self.terms):
             t = self.teacher_logits(term, rows, 1.0)
             weight = term.weight[rows].contiguous()
-            values[k, rows] = term.loss.kernel(
-                logits, t, term.labels_of(rows), weight, total, k > 0
-            )
+            given = KernelRows(logits, t, term.labels_of(rows), weight, total, add=k > 0)
+            values[k, rows] = term.loss.kernel(given)
         return total, None

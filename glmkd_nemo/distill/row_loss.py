@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,24 @@ from glmkd_nemo.distill.positions import Positions
 from glmkd_nemo.models.logits import Logits, comparable
 
 LOGITS = ("logits", None)
+
+
+class KernelRows(NamedTuple):
+    """What a kernel works on.
+
+    Attributes:
+        s, t: logits ``[c, V']``, not scaled; they are only read, unless ``out`` is ``s``.
+        labels: ``[c]``, counted from this rank's first column.
+        weight: ``[c]`` fp32, on the gradient.
+        out: ``[c, V']``, where that goes, or is added to with ``add``.
+    """
+
+    s: Tensor
+    t: Tensor | None
+    labels: Tensor | None
+    weight: Tensor
+    out: Tensor
+    add: bool
 
 
 class RowLoss:
@@ -66,22 +85,8 @@ class RowLoss:
         """Whether :meth:`kernel` is there."""
         return False
 
-    def kernel(
-        self,
-        s: Tensor,
-        t: Tensor | None,
-        labels: Tensor | None,
-        weight: Tensor,
-        out: Tensor,
-        add: bool,
-    ) -> Tensor:
-        """Values ``[c]`` by a Triton kernel, see ``fused_triton.py``.
-
-        Args:
-            s, t: logits ``[c, V']``, not scaled; they are only read, unless ``out`` is ``s``.
-            weight: ``[c]`` fp32, on the gradient.
-            out: where that goes, or is added to with ``add``.
-        """
+    def kernel(self, on: KernelRows) -> Tensor:
+        """Values ``[c]`` by a Triton kernel, see ``fused_triton.py``."""
         raise RuntimeError(f"{type(self).__name__} has no kernel")
 
 
@@ -110,18 +115,10 @@ class HardLabels(RowLoss):
         """Yes."""
         return True
 
-    def kernel(
-        self,
-        s: Tensor,
-        t: Tensor | None,
-        labels: Tensor | None,
-        weight: Tensor,
-        out: Tensor,
-        add: bool,
-    ) -> Tensor:
+    def kernel(self, on: KernelRows) -> Tensor:
         """See :func:`~glmkd_nemo.distill.fused_triton.cross_entropy_`."""
-        assert labels is not None
-        return fused_triton.cross_entropy_(s, labels, weight, out, add=add).values
+        assert on.labels is not None
+        return fused_triton.cross_entropy_(on.s, on.labels, on.weight, on.out, add=on.add).values
 
 
 @dataclass(frozen=True)
