@@ -14,9 +14,11 @@ from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.parallel import tp_size
 from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
 
-_ROWS_HELD = 168  # by all chunk buffers together, on a CPU: more is hardly faster
+_ROWS_HELD = 176  # by all chunk buffers together, on a CPU: more is hardly faster
 _SHARE_HELD = 0.18  # of the rows, elsewhere: a large matrix product fills a GPU
-_BLOCK_BYTES = 2**20  # what a core's cache holds of a chunk
+_VECTOR = 8  # a CPU multiplies a whole number of vector registers
+_BLOCK_BYTES = 3 * 2**19  # of a chunk that a CPU's caches hold while its loss is taken
+_SLICE_BYTES = 2**21  # of a head that they hold while few rows are multiplied with it
 
 
 def rows_held(rows: int) -> int:
@@ -110,8 +112,10 @@ class Chunks:
         if n == 0 and self.gradients[1] is not None:
             self.gradients[1].zero_()  # else the first chunk writes it
         held = space.rows(hidden) * 4 // self.stored.itemsize  # counted in fp32
-        chunks = max(1, -(-n // max(1, held // self.buffers)))
-        self.chunk = max(1, -(-n // chunks))
+        held = max(1, held // self.buffers)
+        self.chunk = -(-n // -(-n // held)) if n else 1
+        if hidden.is_cpu and held >= _VECTOR:
+            self.chunk = min(-(-self.chunk // _VECTOR), held // _VECTOR) * _VECTOR
         row = max(1, head.shape[0] * self.dtype.itemsize)
         self.block = max(1, _BLOCK_BYTES // row) if hidden.is_cpu else self.chunk
         if tp_size() > 1:  # each block is a round of messages
@@ -206,9 +210,12 @@ class Chunks:
     def logits(self, name: str, hidden: Tensor, head: Tensor) -> Tensor:
         """``[c, V']`` in the buffer ``name``."""
         out = self.buffer(name, len(hidden), head.shape[0])
-        if hidden.dtype == head.dtype == out.dtype:
-            return torch.mm(hidden, head.t(), out=out)
-        return out.copy_(torch.mm(hidden.to(head.dtype), head.t()))
+        if not hidden.dtype == head.dtype == out.dtype:
+            return out.copy_(torch.mm(hidden.to(head.dtype), head.t()))
+        width = _SLICE_BYTES // (head.shape[1] * head.itemsize) if head.is_cpu else len(head)
+        for i in range(0, len(head), max(1, width)):
+            torch.mm(hidden, head[i : i + width].t(), out=out[:, i : i + width])
+        return out
 
     def buffer(self, name: str, rows: int, columns: int | None = None) -> Tensor:
         """``[rows, columns]``; as many columns as the head unless told."""

@@ -7,6 +7,7 @@ whoever multiplies it with the (far narrower) hidden states takes in there. Voca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,7 +35,7 @@ def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tens
         Values ``[c]``, and the factor ``[c, 1]`` on the gradient by the logits (not over T).
     """
     lead = torch.sub(s, t, out=scratch)
-    far = all_max(_leads_far(lead).float()) > 0
+    far = _leads_far(lead)
     if s.is_cpu:  # a value there waits for nobody
         any_far = bool(far.any())
         return _far_kl_(s, t, temperature) if any_far else _close_kl_(s, t, lead, temperature)
@@ -47,18 +48,15 @@ def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tens
 
 
 def _close_kl_(s: Tensor, t: Tensor, lead: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    peak = row_peak(t)
-    t.sub_(peak).exp_()
-    own = (peak - all_max(peak)).exp()  # t is p but for this rank's and the rows' factors
+    t.sub_(all_max(row_peak(t))).exp_()  # p but for the row's 1 / z
     torch.mul(lead, t, out=s)
-    z, mean = all_sum(own.unsqueeze(0) * torch.stack([t.sum(-1, True), s.sum(-1, True)]))
-    own = own / z
+    z, mean = all_sum(torch.stack([t.sum(-1, True), s.sum(-1, True)]))
     u = lead.sub_(mean / z)
     torch.expm1(u, out=s)
     excess = torch.sub(s, u, out=u).mul_(t)
-    d = all_sum(own * excess.sum(-1, True))
+    d = all_sum(excess.sum(-1, True)) / z
     s.sub_(d).mul_(t)
-    return d.squeeze(-1).log1p() * temperature**2, own / (1 + d) * temperature
+    return d.squeeze(-1).log1p() * temperature**2, temperature / (z * (1 + d))
 
 
 def cross_entropy_(s: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +97,11 @@ def by_autograd_(loss: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
 
 def _leads_far(lead: Tensor) -> Tensor:
     """``[c, 1]``: whether e^u might overflow in a row, as at very low temperatures."""
-    if not lead.shape[-1]:
-        return torch.zeros(len(lead), 1, dtype=torch.bool, device=lead.device)
-    return lead.amax(-1, keepdim=True) - lead.amin(-1, keepdim=True) > _NO_OVERFLOW
+    if lead.shape[-1]:
+        ends = torch.cat([lead.amax(-1, True), -lead.amin(-1, True)], -1)
+    else:
+        ends = lead.new_full((len(lead), 2), -math.inf)
+    return all_max(ends).sum(-1, True) > _NO_OVERFLOW
 
 
 def _far_kl_(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

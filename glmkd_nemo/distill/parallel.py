@@ -22,7 +22,10 @@ def all_sum(x: Tensor) -> Tensor:
 
     Right wherever what follows is computed by all ranks alike.
     """
-    return tensor_parallel.reduce_from_tensor_model_parallel_region(x.contiguous())
+    if tp_size() == 1:
+        return x
+    summed: Tensor = tensor_parallel.reduce_from_tensor_model_parallel_region(x.contiguous())
+    return summed
 
 
 def shared(x: Tensor) -> Tensor:
@@ -49,16 +52,17 @@ def whole_rows(x: Tensor) -> Tensor:
     return whole
 
 
-@torch.no_grad()
 def all_max(x: Tensor) -> Tensor:
-    """Maximum over tensor-parallel ranks, without gradient."""
-    x = x.detach().clone()
-    if tp_size() > 1:
-        torch.distributed.all_reduce(
-            x,
-            op=torch.distributed.ReduceOp.MAX,
-            group=parallel_state.get_tensor_model_parallel_group(),
-        )
+    """Maximum over tensor-parallel ranks, without gradient; may share memory with ``x``."""
+    x = x.detach()
+    if tp_size() == 1:
+        return x
+    x = x.clone()
+    torch.distributed.all_reduce(
+        x,
+        op=torch.distributed.ReduceOp.MAX,
+        group=parallel_state.get_tensor_model_parallel_group(),
+    )
     return x
 
 

@@ -139,7 +139,8 @@ class Logits:
     def head(self) -> Tensor:
         """``[V', h]``, the weights of this rank's columns."""
         if self._picked is None:
-            return self._weight[: len(self.columns)]
+            n = len(self.columns)  # a slice, even of all, costs a zeroed gradient of its own
+            return self._weight if n == len(self._weight) else self._weight[:n]
         here = self._picked[self.columns.start : self.columns.stop]
         return F.embedding(here, whole_rows(self._weight))
 
