@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from glmkd_nemo.distill.losses import at_least_fp32, kl, squared_error
+from glmkd_nemo.distill.losses import at_least_fp32, kl
 from glmkd_nemo.distill.relations import relation_error, relation_kl
 from glmkd_nemo.distill.taps import Tap
 from glmkd_nemo.models.logits import Logits, comparable
@@ -50,6 +50,14 @@ def global_relation(
         ``[b]``, the mean over positions.
     """
     mine, its = comparable(student_head, teacher_head)
-    s, t = mine.project(student.value), its.project(teacher.value)
-    by_position = squared_error(s, t) / mine.vocab_size if kind == "mse" else kl(s, t)
-    return by_position.mean(1)
+    if kind == "kl":
+        return kl(mine.project(student.value), its.project(teacher.value)).mean(1)
+    s, t = student.value.double(), teacher.value.double()
+    squares = _form(s, mine.column_products(mine), s) + _form(t, its.column_products(its), t)
+    errors = squares - 2 * _form(s, mine.column_products(its), t)
+    return errors.mean(1).to(at_least_fp32(student.value).dtype) / mine.vocab_size
+
+
+def _form(x: Tensor, products: Tensor, y: Tensor) -> Tensor:
+    """``x^T products y`` of each position: ``[b, s, h], [h, k], [b, s, k] -> [b, s]``."""
+    return ((x @ products) * y).sum(-1)

@@ -9,6 +9,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from glmkd_nemo.distill.batch import batch_of
 from glmkd_nemo.distill.losses import cross_entropy
 from glmkd_nemo.models.logits import Logits
 
@@ -62,16 +63,16 @@ def token_mean(batch: dict[str, Tensor], logits: Logits) -> tuple[Tensor, dict[s
     """The objective of pre-training: cross entropy in nats per token to be predicted.
 
     Args:
-        batch: micro-batch with ``labels`` and ``loss_mask`` ``[b, s]``.
+        batch: micro-batch, see :func:`~glmkd_nemo.distill.batch.batch_of`.
         logits: handle of this rank's columns; only rows that carry loss are computed.
 
     Returns:
         The mean over the micro-batch, and no further parts.
     """
-    mask = batch["loss_mask"] > 0
-    labels_n = logits.columns_of(batch["labels"][mask])
-    loss_n = cross_entropy(logits.rows(mask), labels_n, logits.columns.start)
-    weight_n = batch["loss_mask"][mask]
+    where = batch_of(batch).positions("target")
+    labels_n = logits.columns_of(where.of(batch["labels"]))
+    loss_n = cross_entropy(logits.rows(where), labels_n, logits.columns.start)
+    weight_n = where.of(batch["loss_mask"])
     return (loss_n * weight_n).sum() / weight_n.sum().clamp(min=1), {}
 
 

@@ -17,7 +17,6 @@ from glmkd_nemo.distill import memory
 from glmkd_nemo.distill.aggregator import Aggregator
 from glmkd_nemo.distill.ahead_bounds import bounds_from_section
 from glmkd_nemo.distill.analysis import layers_read
-from glmkd_nemo.distill.batch import counted
 from glmkd_nemo.distill.method import ModelShape, StepContext
 from glmkd_nemo.distill.micro_batch import Pass
 from glmkd_nemo.distill.objective import Objective
@@ -116,10 +115,6 @@ class GLMDistillModelPT(GLMModelPT):
             )
 
     # ---- one step ---------------------------------------------------------------------------
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Counts the positions of losses while the batch is on the host (see ``Batch.counts``)."""
-        return {**batch, "counts": counted(batch)} if self.trainer.training else batch
 
     def forward_step(self, data_iterator: Iterator[Batch], model: Any) -> Any:
         """Megatron-Core's ``forward_step_func``: see :class:`DistillationStep`."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
+from glmkd_nemo.distill.column_products import column_products
 from glmkd_nemo.distill.parallel import shared, whole_rows
 from glmkd_nemo.distill.positions import Positions, positions
 from glmkd_nemo.models.vocab_map import VocabMap
@@ -67,6 +68,7 @@ class Logits:
         end = min(start + self.width, self.vocab_size)
         self.columns = range(min(start, self.vocab_size), end)
         self._rows: dict[int, tuple[Tensor | Positions, Tensor]] = {}
+        self._products: dict[int, tuple[Tensor, Tensor]] = {}
 
     def samples(self, start: int, stop: int) -> Logits:
         """The handle of samples ``start`` to ``stop`` (excluded) of the batch."""
@@ -188,6 +190,14 @@ class Logits:
             hidden: equal on all tensor-parallel ranks; its gradient is summed over them.
         """
         return F.linear(shared(hidden), self.head)
+
+    def column_products(self, other: Logits) -> Tensor:
+        """Of this head's weights with those of ``other``, in fp64 ``[h, h']``: see
+        :func:`~glmkd_nemo.distill.column_products.column_products`. Terms share them."""
+        mine, its = self.head, other.head
+        if id(its) not in self._products:
+            self._products[id(its)] = (its, column_products(mine, its))
+        return self._products[id(its)][1]
 
 
 class _States:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from glmkd_nemo.checkpoint.nemo import NemoConnector, allow_target, load_tokenizer_of
+from glmkd_nemo.distill.batch import counted
 from glmkd_nemo.engine import data_feed, quiet, random, schedule
 from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
 from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
@@ -134,6 +135,10 @@ class GLMModelPT(ModelPT):
         self.glm.config.grad_scale_func = self._optimizer.scale_loss
 
     # ---- one step ---------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Counts the positions of losses while the batch is on the host (see ``Batch.counts``)."""
+        return {**batch, "counts": counted(batch)} if self.trainer.training else batch
 
     def forward_step(self, data_iterator: Iterator[Batch], model: Any) -> tuple[Any, LossFunction]:
         """Megatron-Core's ``forward_step_func``; distillation overrides it.
