@@ -119,13 +119,13 @@ class SoftLoss(RowLoss):
         return soft_average(self.loss, where, vocab_size, dtype)
 
     def gradient_(
-        self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor
+        self, s: Tensor, t: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Written down for ``kl``."""
         assert t is not None
         if self.loss == "kl":
-            return fused_rows.kl_(s, t, scratch, self.temperature)
-        return super().gradient_(s, t, labels, scratch)
+            return fused_rows.kl_(s, t, self.temperature)
+        return super().gradient_(s, t, labels)
 
     @property
     def has_kernel(self) -> bool:

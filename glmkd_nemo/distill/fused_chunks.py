@@ -159,13 +159,11 @@ class Chunks:
         weight = term.weight[rows].to(self.dtype).unsqueeze(-1)
         t = self.teacher_logits(term, rows, term.loss.scale)
         factor = torch.empty_like(weight)
-        scratch = self.buffer("scratch", min(block, len(s)))
         for i in range(0, len(s), block):
             here = slice(i, min(i + block, len(s)))
             there = slice(rows.start + here.start, rows.start + here.stop)
             theirs = None if t is None else t[here]
-            free = scratch[: here.stop - here.start]
-            value, own = term.loss.gradient_(s[here], theirs, term.labels_of(there), free)
+            value, own = term.loss.gradient_(s[here], theirs, term.labels_of(there))
             values[k, there] = value
             factor[here] = 1.0 if own is None else own
         return factor * weight

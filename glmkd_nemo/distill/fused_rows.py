@@ -1,4 +1,4 @@
-"""Values and gradients of losses on a few rows of logits, in place: no other large tensor is made.
+"""Values and gradients of losses on a few rows of logits, in place.
 
 A gradient by the student's logits is written over these logits but for a factor per row, which
 whoever multiplies it with the (far narrower) hidden states takes in there. Vocabulary-parallel:
@@ -19,7 +19,7 @@ from glmkd_nemo.distill.parallel import all_max, all_sum
 _NO_OVERFLOW = 60.0  # e^60 and 1 / e^60 are far from the ends of fp32
 
 
-def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def kl_(s: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """KL(teacher || student) times T^2, as :func:`~glmkd_nemo.distill.losses.kl`.
 
     With u the student's lead ``s - t`` less its mean under the teacher's p, and ``D`` the sum of
@@ -28,13 +28,12 @@ def kl_(s: Tensor, t: Tensor, scratch: Tensor, temperature: float) -> tuple[Tens
 
     Args:
         s, t: logits over T, ``[c, V']``; the gradient goes to ``s``, ``t`` is overwritten.
-        scratch: ``[c, V']``.
         temperature: T.
 
     Returns:
         Values ``[c]``, and the factor ``[c, 1]`` on the gradient by the logits (not over T).
     """
-    lead = torch.sub(s, t, out=scratch)
+    lead = s - t
     far = _leads_far(lead)
     if s.is_cpu:  # a value there waits for nobody
         any_far = bool(far.any())

@@ -65,14 +65,13 @@ class RowLoss:
         raise RuntimeError(f"{type(self).__name__} must define average()")
 
     def gradient_(
-        self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor
+        self, s: Tensor, t: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Values and gradients at once, over the logits.
 
         Args:
             s, t: ``[c, V']``, times :attr:`scale`; both may be overwritten.
             labels: ``[c]``, as in :meth:`rows`.
-            scratch: ``[c, V']``.
 
         Returns:
             Values ``[c]``, and a factor ``[c, 1]`` (``None``: 1) with which ``s`` is the gradient
@@ -104,7 +103,7 @@ class HardLabels(RowLoss):
         return Average(1 / mean_count(where.numbers(dtype)))
 
     def gradient_(
-        self, s: Tensor, t: Tensor | None, labels: Tensor | None, scratch: Tensor
+        self, s: Tensor, t: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Written down: see :func:`~glmkd_nemo.distill.fused_rows.cross_entropy_`."""
         assert labels is not None

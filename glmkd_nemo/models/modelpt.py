@@ -20,9 +20,7 @@ from torch import Tensor
 
 from glmkd_nemo.checkpoint.nemo import NemoConnector, allow_target, load_tokenizer_of
 from glmkd_nemo.distill.batch import counted
-from glmkd_nemo.engine import data_feed, quiet, random, schedule
-from glmkd_nemo.engine.blank_filling import HeldOut, token_mean
-from glmkd_nemo.engine.blank_filling import forward_step as held_out_step
+from glmkd_nemo.engine import blank_filling, data_feed, quiet, random, schedule
 from glmkd_nemo.engine.layout import check_layout
 from glmkd_nemo.engine.optimizer import build_scheduler
 from glmkd_nemo.engine.overlap import check_complete
@@ -71,12 +69,10 @@ class GLMModelPT(ModelPT):
         self.chunks: list[Any] = []
         self.last_losses: list[dict[str, Tensor]] = []
         self.last_parts: dict[str, Tensor] = {}
-        self.last_lr = 0.0
-        self.consumed_samples = 0
-        self._board = PartsBoard()
-        self._step_log = StepLog()
+        self.last_lr, self.consumed_samples = 0.0, 0
+        self._board, self._step_log = PartsBoard(), StepLog()
         self._datasets: dict[str, Any] = {}
-        self._held_out = HeldOut()
+        self._held_out = blank_filling.HeldOut()
 
     # ---- building -------------------------------------------------------------------------
 
@@ -154,7 +150,7 @@ class GLMModelPT(ModelPT):
         output = model(
             batch["input_ids"], batch["position_ids"], batch["attention_mask"], materialize=False
         )
-        return output, partial(token_mean, batch)
+        return output, partial(blank_filling.token_mean, batch)
 
     def on_schedule_start(self, num_microbatches: int, forward_only: bool) -> None:
         """Hook: before the schedule of a step."""
@@ -221,11 +217,11 @@ class GLMModelPT(ModelPT):
 
     def on_validation_epoch_start(self) -> None:
         """Starts the sums over the validation set."""
-        self._held_out = HeldOut(self.device)
+        self._held_out = blank_filling.HeldOut(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to the sums."""
-        self._held_out.add(self.run_schedule(batch, held_out_step, forward_only=True))
+        self._held_out.add(self.run_schedule(batch, blank_filling.forward_step, forward_only=True))
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> None:
         """Logs ``val_loss`` (nats per token) and ``val_accuracy``; the layout does not matter."""
