@@ -17,7 +17,7 @@ from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
 _ROWS_HELD = 176  # by all chunk buffers together, on a CPU: more is hardly faster
 _SHARE_HELD = 0.18  # of the rows, elsewhere: a large matrix product fills a GPU
 _VECTOR = 8  # a CPU multiplies a whole number of vector registers
-_BLOCK_BYTES = 3 * 2**19  # of a chunk that a CPU's caches hold while its loss is taken
+_BLOCK_BYTES = 2**20  # of a chunk that a CPU's caches hold while its loss is taken
 _SLICE_BYTES = 2**21  # of a head that they hold while few rows are multiplied with it
 
 
