@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glmkd_nemo.distill import fused_rows
 from glmkd_nemo.distill.aggregator import Weights
 from glmkd_nemo.distill.combine import combined
 from glmkd_nemo.distill.divergences import BEYOND_KL, SoftLoss
@@ -94,6 +95,21 @@ def wrong(sp: bool) -> list[str]:
         for name, vocab, mask, weights in grid
         for text in _differences(LossCase(name, vocab, mask), weights, sp)
     ]
+
+
+def far_between_ranks() -> list[str]:
+    """What is wrong where a student leads by little among each rank's columns, and by far more
+    than e^u can hold between the ranks'. Collective."""
+    s, t = torch.tensor([0.0, 100.0]).repeat_interleave(3), torch.tensor([0.0, -30.0])
+    log_q, log_p = s.log_softmax(-1), t.repeat_interleave(3).log_softmax(-1)
+    _, rank = student_place()
+    mine = slice(3 * rank, 3 * rank + 3)
+    ours = s[mine].repeat(2, 1)
+    values, factor = fused_rows.kl_(ours, t.repeat_interleave(3)[mine].repeat(2, 1), 1.0)
+    gradient = (log_q.exp() - log_p.exp())[mine]
+    pairs = {"value": (values, (log_p.exp() * (log_p - log_q)).sum())}
+    pairs["gradient"] = (ours * factor, gradient)
+    return [name for name, (x, y) in pairs.items() if not torch.allclose(x, y.expand_as(x))]
 
 
 def _differences(case: LossCase, weights: str, sp: bool) -> list[str]:

@@ -59,7 +59,8 @@ def under_tensor_parallelism() -> dict[str, list[str]]:
                 found.setdefault(name, []).extend(compare(case, sharded(case, sp)))
         for sp in (False, True):
             found[f"fused-{'sp' if sp else 'tp'}"] = fused_cases.wrong(sp)
-        for check in (losses_by_head, sums_and_gradients, gathered_tap):
+        own = losses_by_head, sums_and_gradients, gathered_tap, fused_cases.far_between_ranks
+        for check in own:
             found[check.__name__] = check()
     return found
 

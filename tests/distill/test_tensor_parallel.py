@@ -18,7 +18,9 @@ def test_losses_on_logits(on_two_ranks: dict[str, list[str]], kind: str, layout:
     assert on_two_ranks[f"{kind}-{layout}"] == []
 
 
-@pytest.mark.parametrize("check", ["losses_by_head", "sums_and_gradients", "gathered_tap"])
+@pytest.mark.parametrize(
+    "check", ["losses_by_head", "sums_and_gradients", "gathered_tap", "far_between_ranks"]
+)
 def test_building_blocks(on_two_ranks: dict[str, list[str]], check: str):
     assert on_two_ranks[check] == []
 
