@@ -71,8 +71,7 @@ def cross_entropy_(s: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     labels = labels.unsqueeze(-1)
     mine = (labels >= 0) & (labels < s.shape[-1])
     index = labels.clamp(0, max(s.shape[-1] - 1, 0))
-    peak = row_peak(s)
-    top = all_max(peak)
+    top = all_max(row_peak(s))
     if s.shape[-1]:
         picked = s.gather(-1, index).sub_(top).masked_fill_(~mine, 0.0)
     else:
