@@ -121,6 +121,7 @@ class TeacherSection:
     trainable: bool = False
     precision: Any = None
     offload: bool = False
+    fused_head_rows: int | None = None
     transformer_engine: bool | None = None
     fp8: bool = False
     fp8_e4m3: bool = False

@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.distill import fused_triton
-from glmkd_nemo.distill.chunks import Buffers
 from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.parallel import tp_size
 from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
+from glmkd_nemo.distill.slices import even_size, pieces, within
+from glmkd_nemo.distill.workspace import VECTOR, Workspace
 
-_ROWS_HELD = 176  # by all chunk buffers together, on a CPU: more is hardly faster
-_SHARE_HELD = 0.18  # of the rows, elsewhere: a large matrix product fills a GPU
-_VECTOR = 8  # a CPU multiplies a whole number of vector registers
 _BLOCK_BYTES = 2**20  # of a chunk that a CPU's caches hold while its loss is taken
 _SLICE_BYTES = 2**21  # of a head that they hold while few rows are multiplied with it
-
-
-def rows_held(rows: int) -> int:
-    """Rows of fp32 logits that chunk buffers take on a GPU, for a loss on so many rows."""
-    return max(_ROWS_HELD, int(_SHARE_HELD * rows))
 
 
 @dataclass(frozen=True)
@@ -50,36 +43,12 @@ class HeadTerm:
         return None if self.labels is None else self.labels[rows]
 
 
-class Workspace:
-    """Chunk buffers that live from step to step: fresh memory costs a fault per page.
-
-    Args:
-        rows: rows of logits that all buffers together may hold; ``None``: as fits the device.
-    """
-
-    def __init__(self, rows: int | None = None) -> None:
-        self._rows = rows
-        self._buffers: dict[tuple[torch.dtype, torch.device], Buffers] = {}
-
-    def rows(self, like: Tensor) -> int:
-        """How many rows of logits the buffers may hold for hidden states ``[n, h]``."""
-        if self._rows is not None:
-            return self._rows
-        return _ROWS_HELD if like.is_cpu else rows_held(len(like))
-
-    def take(self, name: str, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """``[rows, columns]``, uninitialised; the same memory for the same ``name``."""
-        key = dtype, like.device
-        if key not in self._buffers:
-            self._buffers[key] = Buffers(like.new_empty(0), dtype)
-        return self._buffers[key].get(name, rows, columns)
-
-
 class Chunks:
     """One pass over the chunks.
 
     A chunk's gradient by the logits keeps a factor per row apart, see ``RowLoss.gradient_``: it is
-    cheaper to multiply hidden states with. Of several terms the sum is formed in a third buffer.
+    cheaper to multiply hidden states with. Of several terms the sum is formed in a second buffer.
+    A teacher's logits are there for half of the rows at a time.
 
     Args:
         hidden, head, terms, space: see :func:`~glmkd_nemo.distill.fused_kl.head_losses`.
@@ -88,7 +57,7 @@ class Chunks:
     Attributes:
         gradients: of the weighted sum by ``hidden`` and ``head``, in multiples of ``unit``, as tiny
             ones would vanish in fp16; ``None`` where not wanted.
-        unit: scalar, the mean weight of a row.
+        unit: scalar, the mean weight of a row; 1 where nothing is kept in fp16 or bf16.
     """
 
     def __init__(
@@ -101,25 +70,29 @@ class Chunks:
     ) -> None:
         self.hidden, self.head, self.space = hidden.detach(), head.detach(), space
         self.dtype = at_least_fp32(hidden.new_empty(0)).dtype
-        mean = torch.stack([t.weight.abs().sum() for t in terms]).amax() / max(len(hidden), 1)
-        self.unit = torch.where(mean > 0, mean, torch.ones_like(mean)).to(self.dtype)
+        self.unit = self._unit([t.weight for t in terms])
         self.terms = [replace(t, weight=(t.weight / self.unit).to(self.dtype)) for t in terms]
         self.gradients: tuple[Tensor | None, Tensor | None] = (
             hidden.new_empty(hidden.shape, dtype=self.stored) if wanted[0] else None,
-            head.new_empty(head.shape, dtype=self.dtype) if wanted[1] else None,
+            space.borrow(head, self.dtype) if wanted[1] else None,
         )
         n = len(hidden)
         if n == 0 and self.gradients[1] is not None:
             self.gradients[1].zero_()  # else the first chunk writes it
-        held = space.rows(hidden) * 4 // self.stored.itemsize  # counted in fp32
-        held = max(1, held // self.buffers)
-        self.chunk = -(-n // -(-n // held)) if n else 1
-        if hidden.is_cpu and held >= _VECTOR:
-            self.chunk = min(-(-self.chunk // _VECTOR), held // _VECTOR) * _VECTOR
+        held = space.rows(n, head) * 4 // self.stored.itemsize  # counted in fp32
+        step = VECTOR if hidden.is_cpu else 1
+        self.chunk = even_size(n, max(1, int(held / self.buffers)), step)
+        self.part = min(self.chunk, -(-self.chunk // (2 * step)) * step)
         row = max(1, head.shape[0] * self.dtype.itemsize)
         self.block = max(1, _BLOCK_BYTES // row) if hidden.is_cpu else self.chunk
         if tp_size() > 1:  # each block is a round of messages
             self.block = max(self.block, -(-self.chunk // 4))
+
+    def _unit(self, weights: Sequence[Tensor]) -> Tensor:
+        if self.head.dtype.itemsize > 2:
+            return weights[0].new_ones((), dtype=self.dtype)
+        mean = torch.stack([w.abs().sum() for w in weights]).amax() / max(len(self.hidden), 1)
+        return torch.where(mean > 0, mean, torch.ones_like(mean)).to(self.dtype)
 
     @property
     def stored(self) -> torch.dtype:
@@ -127,16 +100,15 @@ class Chunks:
         return self.dtype
 
     @property
-    def buffers(self) -> int:
-        """How many tensors of a chunk's rows there are."""
-        return 2 if len(self.terms) == 1 else 3
+    def buffers(self) -> float:
+        """How many tensors of a chunk's rows there are; a teacher's logits are half of one."""
+        return min(len(self.terms), 3) + 0.5
 
     def run(self) -> Tensor:
         """Takes all losses and gradients; returns the values ``[terms, n]``."""
         n = len(self.hidden)
         values = self.hidden.new_empty(len(self.terms), n, dtype=self.dtype)
-        for start in range(0, n, self.chunk):
-            rows = slice(start, min(start + self.chunk, n))
+        for rows in pieces(slice(0, n), self.chunk):
             self.pass_on(rows, *self.of_terms(rows, values))
         return values
 
@@ -147,25 +119,30 @@ class Chunks:
             s = self.logits("student", self.hidden[rows] * scale, self.head)
             return s, self._of_term(0, rows, s, values)
         logits = self.logits("student", self.hidden[rows], self.head)
-        total, s = self.buffer("total", len(logits)).zero_(), self.buffer("gradient", len(logits))
+        total, last = self.buffer("total", len(logits)), len(self.terms) - 1
         for k, term in enumerate(self.terms):
+            own = {0: total, last: logits}.get(k)  # which none needs any more
+            s = self.buffer("gradient", len(logits)) if own is None else own
             torch.mul(logits, term.loss.scale, out=s)
-            total.addcmul_(s, self._of_term(k, rows, s, values))
+            factor = self._of_term(k, rows, s, values)
+            if k == 0:
+                total.mul_(factor)
+            else:
+                total.addcmul_(s, factor)
         return total, None
 
     def _of_term(self, k: int, rows: slice, s: Tensor, values: Tensor) -> Tensor:
         """Writes the gradient over ``s``; returns its factor ``[c, 1]``, the weight taken in."""
-        term, block = self.terms[k], self.block
-        weight = term.weight[rows].to(self.dtype).unsqueeze(-1)
-        t = self.teacher_logits(term, rows, term.loss.scale)
+        term, weight = self.terms[k], self.terms[k].weight[rows].to(self.dtype).unsqueeze(-1)
         factor = torch.empty_like(weight)
-        for i in range(0, len(s), block):
-            here = slice(i, min(i + block, len(s)))
-            there = slice(rows.start + here.start, rows.start + here.stop)
-            theirs = None if t is None else t[here]
-            value, own = term.loss.gradient_(s[here], theirs, term.labels_of(there))
-            values[k, there] = value
-            factor[here] = 1.0 if own is None else own
+        for part in pieces(rows, self.part):
+            t = self.teacher_logits(term, part, term.loss.scale)
+            for there in pieces(part, self.block):
+                here = within(rows, there)
+                theirs = None if t is None else t[within(part, there)]
+                value, own = term.loss.gradient_(s[here], theirs, term.labels_of(there))
+                values[k, there] = value
+                factor[here] = 1.0 if own is None else own
         return factor * weight
 
     def teacher_logits(self, term: HeadTerm, rows: slice, scale: float) -> Tensor | None:
@@ -241,6 +218,11 @@ class KernelChunks(Chunks):
     def stored(self) -> torch.dtype:
         """As the head."""
         return self.head.dtype
+
+    @property
+    def buffers(self) -> float:
+        """Student, teacher, and the sum of several terms."""
+        return 1 + min(len(self.terms), 2)
 
     def of_terms(self, rows: slice, values: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of all terms, added up by the kernels."""

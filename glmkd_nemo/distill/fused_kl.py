@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmkd_nemo.distill.fused_chunks import Chunks, HeadTerm, KernelChunks, Workspace
+from glmkd_nemo.distill.fused_chunks import Chunks, HeadTerm, KernelChunks
+from glmkd_nemo.distill.main_grad import main_grad
+from glmkd_nemo.distill.workspace import Workspace
 
 __all__ = ["HeadTerm", "Workspace", "head_losses"]
 
@@ -51,6 +53,7 @@ class _HeadLosses(torch.autograd.Function):
         chunks = form(hidden, head, terms, space, ctx.needs_input_grad[:2])
         values = chunks.run()
         ctx.gradients, ctx.unit = chunks.gradients, chunks.unit
+        ctx.total, ctx.space = main_grad(head), space
         ctx.mark_non_differentiable(values)
         weights = torch.stack([term.weight.to(values.dtype) for term in terms])
         return (values * weights).sum(), values
@@ -61,6 +64,11 @@ class _HeadLosses(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the fused head's gradients are given out once, they have been")
         factor = upstream.to(ctx.unit.dtype) * ctx.unit
-        hidden, head = (None if g is None else g.mul_(factor) for g in ctx.gradients)
+        hidden, head = ctx.gradients
         ctx.gradients = None
+        if head is not None and ctx.total is not None:
+            ctx.total.add_(head, alpha=factor.item())  # on a CPU, where a value waits for nobody
+            ctx.space.give_back(head)
+            head = None
+        hidden, head = (None if g is None else g.mul_(factor) for g in (hidden, head))
         return hidden, head, None, None

@@ -25,7 +25,6 @@ from glmkd_nemo.distill.ahead_bounds import OFF, Bounds
 from glmkd_nemo.distill.board import Board
 from glmkd_nemo.distill.carry import tie
 from glmkd_nemo.distill.combine import Valued, added, combined
-from glmkd_nemo.distill.fused_kl import Workspace
 from glmkd_nemo.distill.fused_parts import FusedParts
 from glmkd_nemo.distill.lane import TeacherLane
 from glmkd_nemo.distill.method import Batch, StepContext
@@ -38,6 +37,7 @@ from glmkd_nemo.distill.stand_in import standing_in
 from glmkd_nemo.distill.taps import TapKey, record
 from glmkd_nemo.distill.teachers import Teacher
 from glmkd_nemo.distill.views import Views
+from glmkd_nemo.distill.workspace import Workspace
 from glmkd_nemo.models.config import GLMConfig
 
 
@@ -65,7 +65,7 @@ class DistillationStep:
         lanes = {n: TeacherLane(n, t, self.routes) for n, t in self.teachers.items()}
         self.ahead = RunAhead(config, objective, self.routes, lanes, ahead)
         self._scale: Callable[[], Tensor] = lambda: torch.ones(())
-        self._space = Workspace()
+        self._space = Workspace(config.fused_head_rows)
 
     @property
     def batch_factor(self) -> int:

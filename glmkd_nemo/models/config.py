@@ -76,6 +76,8 @@ class GLMConfig(TransformerConfig):
             the word embedding. ``None``: all, without a map.
         unmap_vocab_output: with a map: logits of the kept tokens only, in the map's order;
             otherwise those of all tokens, replaced ones sharing a kept one's.
+        fused_head_rows: rows of fp32 logits that the fused prediction head may hold at a time;
+            ``None``: as :class:`~glmkd_nemo.distill.workspace.Workspace` finds.
 
     Raises:
         ValueError: a value that cannot work, with the remedy.
@@ -96,6 +98,7 @@ class GLMConfig(TransformerConfig):
     bottleneck_word_embedding: int | None = None
     mapped_vocab_size: int | None = None
     unmap_vocab_output: bool = False
+    fused_head_rows: int | None = None
 
     pipeline_model_parallel_layout: Any = None
     activation_func: Callable[[torch.Tensor], torch.Tensor] = gelu_tanh
@@ -135,6 +138,10 @@ class GLMConfig(TransformerConfig):
             raise ValueError(
                 "sequence_parallel needs tensor_model_parallel_size > 1: set it, or "
                 "sequence_parallel=false."
+            )
+        if self.fused_head_rows is not None and self.fused_head_rows < 1:
+            raise ValueError(
+                f"fused_head_rows = {self.fused_head_rows}: give a number of rows, or null."
             )
         self._refuse_forms()
         if not 1 <= self.word_rows <= self.vocab_size:

@@ -6,11 +6,15 @@ position may be given the words next to it as well (MobileBERT, arXiv 2004.02984
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
+from glmkd_nemo.distill.main_grad import main_grad
+from glmkd_nemo.distill.parallel import tp_size
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.models.mask import AttentionMask
 from glmkd_nemo.models.replicated import ReplicatedLinear
@@ -54,7 +58,7 @@ class GLMEmbedding(MegatronModule):
         Returns:
             ``[s, b, h]``, or this rank's slice of ``s`` under sequence parallelism.
         """
-        h_bsh = self.word_embeddings(input_ids)
+        h_bsh = self._words(input_ids)
         if self.projection is not None:
             h_bsh = self.projection(h_bsh)
         if self.trigram is not None:
@@ -69,8 +73,33 @@ class GLMEmbedding(MegatronModule):
             # each rank drops elements of its own slice, so the draws must differ between ranks
             return self._dropout(h_sbh)
 
+    def _words(self, input_ids: Tensor) -> Tensor:
+        weight = self.word_embeddings.weight
+        total = main_grad(weight) if tp_size() == 1 else None
+        words: Tensor = (
+            self.word_embeddings(input_ids)
+            if total is None
+            else _Rows.apply(input_ids, weight, total)
+        )
+        return words
+
     def _dropout(self, h: Tensor) -> Tensor:
         return nn.functional.dropout(h, self.config.embedding_dropout, self.training)
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a weight; their gradients are added to ``total``, that of the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+        ctx.ids, ctx.total = ids.flatten(), total
+        return nn.functional.embedding(ids, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        ctx.total.index_add_(0, ctx.ids, grad.flatten(0, -2).to(ctx.total.dtype))
+        return None, None, None
 
 
 class Trigram(nn.Module):

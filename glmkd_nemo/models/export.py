@@ -17,7 +17,7 @@ def plain_glm_config(cfg: DictConfig, target: str) -> DictConfig:
         target: class that restores it.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    for name in ("teachers", "distill", "run_ahead", "student_init", "task"):
+    for name in ("teachers", "distill", "run_ahead", "fused_head_rows", "student_init", "task"):
         config.pop(name, None)
     config["vocab_map"] = kept_section(config.get("vocab_map"))
     config["target"] = target

@@ -41,6 +41,7 @@ def glm_config_from_cfg(
         transformer_engine=use_transformer_engine(cfg.get("transformer_engine")),
         use_cpu_initialization=not on_gpu,
         bias_dropout_fusion=on_gpu,
+        fused_head_rows=cfg.get("fused_head_rows"),
         **_sizes(cfg),
         **_vocab_map(cfg, vocab_size),
         **_regularisation(cfg),

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glmkd_nemo.distill.fused_chunks import rows_held
 from glmkd_nemo.distill.objective import WeightedPart
 from glmkd_nemo.distill.pipeline import tap_shape
 from glmkd_nemo.distill.placement import home_of, stage_of
 from glmkd_nemo.distill.row_loss import TokenLoss
 from glmkd_nemo.distill.taps import TapKey
+from glmkd_nemo.distill.workspace import rows_on_gpu
 from glmkd_nemo.models.config import GLMConfig
 from glmkd_nemo.plan.activations import FP32, Tokens
 from glmkd_nemo.tasks.registry import over_tokens
@@ -144,7 +144,7 @@ def fused_head(parts: Sequence[tuple[str, float]], student: GLMConfig, tokens: T
     chunks = [0]
     for kind, share in parts:
         rows = math.ceil(tokens.count * share)
-        chunk = min(rows, rows_held(rows) // 2)
+        chunk = min(rows, (student.fused_head_rows or rows_on_gpu(rows)) // 2)
         own = _FUSED_PER_LOGIT.get(kind) or PEAK_PER_LOGIT[kind][0]
         chunks.append(chunk * columns * own)
     gradient = columns * student.word_embedding_size * (FP32 + tokens.element % FP32)

@@ -5,8 +5,9 @@
     python scripts/bench/fused.py speed [--threads 2]          forward and backward, both forms
 
 ``--json FILE`` writes the figures too. Memory is what a process of its own needs above its inputs
-and the gradients of the weights, in units of one fp32 tensor of all tokens and columns. Nothing is
-asserted.
+and the gradients of the weights, in units of one fp32 tensor of all tokens and columns: with as
+many rows held as by default, with few (``--rows``, see ``model.fused_head_rows``), and multiplied
+out. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def status(name: str) -> int:
     return int(text.split(f"{name}:")[1].split()[0]) * 1024
 
 
-def alone(form: str, tokens: int, vocab: int, hidden: int) -> None:
+def alone(form: str, tokens: int, vocab: int, hidden: int, held: int | None) -> None:
     """Prints what one forward and backward needs above inputs and gradients, in bytes."""
     one_process(1)
     for count in (8, tokens):  # the first time libraries take memory of their own
@@ -95,10 +96,10 @@ def alone(form: str, tokens: int, vocab: int, hidden: int) -> None:
         ctypes.CDLL(None).malloc_trim(0)  # what is free does not count
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = status("VmRSS")
-        if form == "fused":
-            fused(LOSSES["kl"], x, labels, Workspace()).backward()
-        else:
+        if form == "multiplied_out":
             multiplied_out(LOSSES["kl"], x, labels).backward()
+        else:
+            fused(LOSSES["kl"], x, labels, Workspace(held)).backward()
     gradients = sum(y.numel() * 4 for y in x[:2])
     print(status("VmHWM") - before - gradients)
 
@@ -110,28 +111,31 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Peaks by tokens."""
     rows = []
     print(f"V {args.vocab}, h {args.hidden}, KL, fp32: bytes above inputs and gradients")
-    print(f"{'tokens':>8s}{'fused MB':>10s}{'units':>8s}{'multiplied out':>16s}{'units':>8s}")
+    print(f"{'tokens':>8s}" + "".join(f"{form:>17s} MB{'units':>8s}" for form in MEMORY_FORMS))
     for tokens in TOKENS:
         unit = tokens * args.vocab * 4
         found: dict[str, Any] = {"tokens": tokens}
-        for form in ("fused", "multiplied_out"):
+        for form in MEMORY_FORMS:
             if form == "multiplied_out" and tokens > MULTIPLIED_OUT_UP_TO:
                 continue
             sizes = [str(tokens), str(args.vocab), str(args.hidden)]
             command = [sys.executable, __file__, "alone", form, *sizes]
+            command += ["--rows", str(args.rows or FEW)] if form == "few_rows" else []
             output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found[form] = int(output.split()[-1])
         rows.append(found)
-        cells = [(found[f] / 1e6, found[f] / unit) if f in found else None for f in FORMS]
+        cells = [(found[f] / 1e6, found[f] / unit) if f in found else None for f in MEMORY_FORMS]
         print(
-            f"{tokens:8d}" + "".join("" if c is None else f"{c[0]:12.1f}{c[1]:8.3f}" for c in cells)
+            f"{tokens:8d}" + "".join("" if c is None else f"{c[0]:20.1f}{c[1]:8.3f}" for c in cells)
         )
     if args.plot:
         draw(rows, args)
-    return {"vocab": args.vocab, "hidden": args.hidden, "rows": rows}
+    return {"vocab": args.vocab, "hidden": args.hidden, "few_rows": args.rows or FEW, "rows": rows}
 
 
 FORMS = ("fused", "multiplied_out")
+MEMORY_FORMS = ("fused", "few_rows", "multiplied_out")
+FEW = 176  # 0.17 of 1,024
 
 
 def draw(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
@@ -142,7 +146,7 @@ def draw(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    for form in FORMS:
+    for form in MEMORY_FORMS:
         points = [(row["tokens"], row[form] / 1e6) for row in rows if form in row]
         axes.plot(*zip(*points, strict=True), marker="o", label=form.replace("_", " "))
     bound = [0.2 * row["tokens"] * args.vocab * 4 / 1e6 for row in rows]
@@ -169,7 +173,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             y.requires_grad_(i < 2)
             for i, y in enumerate(tensors(args.tokens, vocab, args.hidden, FP32))
         ]
-        space = Workspace()
+        space = Workspace(args.rows)
         for name in args.losses:
             times: dict[str, list[float]] = {form: [] for form in FORMS}
             for _ in range(args.repeat + 1):
@@ -203,13 +207,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="that chunk buffers hold")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.what == "alone":
         form, *sizes = args.alone
-        alone(form, *map(int, sizes))
+        tokens, vocab, hidden = map(int, sizes)
+        alone(form, tokens, vocab, hidden, args.rows)
         return
     found = {"memory": memory, "speed": speed}[args.what](args)
     if args.json:

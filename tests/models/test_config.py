@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("alone")
         ({"tensor_model_parallel_size": 3}, "num_attention_heads = 4 is not divisible by .* = 3"),
         ({"activations_checkpoint_granularity": "some"}, "recompute is 'some'; it may be one of"),
         ({"activations_checkpoint_method": "half"}, "'half' is unknown: uniform .* or block"),
+        ({"fused_head_rows": 0}, "fused_head_rows = 0: give a number of rows, or null"),
         ({"precision": 64}, "precision=64 is unknown"),
         ({"pipeline_model_parallel_size": 4}, "3 layers cannot be spread over 4 pipeline stages"),
     ],
