@@ -19,6 +19,7 @@ from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
 from glmkd_nemo.distill.column_products import column_products
+from glmkd_nemo.distill.main_grad import main_grad
 from glmkd_nemo.distill.parallel import shared, whole_rows
 from glmkd_nemo.distill.positions import Positions, positions
 from glmkd_nemo.models.vocab_map import VocabMap
@@ -141,8 +142,7 @@ class Logits:
     def head(self) -> Tensor:
         """``[V', h]``, the weights of this rank's columns."""
         if self._picked is None:
-            n = len(self.columns)  # a slice, even of all, costs a zeroed gradient of its own
-            return self._weight if n == len(self._weight) else self._weight[:n]
+            return _first_rows(self._weight, len(self.columns))
         here = self._picked[self.columns.start : self.columns.stop]
         return F.embedding(here, whole_rows(self._weight))
 
@@ -198,6 +198,15 @@ class Logits:
         if id(its) not in self._products:
             self._products[id(its)] = (its, column_products(mine, its))
         return self._products[id(its)][1]
+
+
+def _first_rows(weight: Tensor, n: int) -> Tensor:
+    if n == len(weight):  # a slice, even of all, costs a zeroed gradient of its own
+        return weight
+    rows, total = weight[:n], main_grad(weight)
+    if total is not None:
+        rows.main_grad = total[:n]  # type: ignore[attr-defined]  # Megatron-Core's name
+    return rows
 
 
 class _States:

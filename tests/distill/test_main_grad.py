@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glmkd_nemo.distill.fused_kl import HeadTerm, Workspace, head_losses
 from glmkd_nemo.distill.row_loss import HardLabels
+from glmkd_nemo.models.logits import Logits
 from glmkd_nemo.models.mask import AttentionMask
 from tests.models import tiny
 
@@ -35,6 +36,20 @@ def test_head_adds_up_micro_batches_in_flight_together():
     assert head.grad is None
     assert plain.grad is not None
     torch.testing.assert_close(head.main_grad, plain.grad + 1, rtol=1e-12, atol=1e-14)
+
+
+def test_head_leaves_padding_out():
+    g = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(15, 2, 8, generator=g), torch.randn(56, 8, generator=g)
+    weight.requires_grad_().main_grad = torch.zeros_like(weight)
+    logits = Logits(states, weight, vocab_size=50, sequence_parallel=False)
+    hidden = logits.states(torch.ones(2, 15, dtype=torch.bool))
+    loss(hidden, logits.head, Workspace(16)).backward()
+    assert weight.grad is None
+    plain = weight.detach()[:50].requires_grad_()
+    loss(hidden, plain, Workspace(16)).backward()
+    torch.testing.assert_close(weight.main_grad[:50], plain.grad)
+    assert not weight.main_grad[50:].any()
 
 
 def test_words_add_the_rows_of_all_their_places():
