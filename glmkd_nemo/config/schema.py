@@ -121,7 +121,6 @@ class TeacherSection:
     trainable: bool = False
     precision: Any = None
     offload: bool = False
-    fused_head_rows: int | None = None
     transformer_engine: bool | None = None
     fp8: bool = False
     fp8_e4m3: bool = False
@@ -236,6 +235,7 @@ class ModelSection:
     activations_checkpoint_granularity: str | None = None
     activations_checkpoint_method: str | None = None
     activations_checkpoint_num_layers: int | None = None
+    fused_head_rows: int | None = None
     transformer_engine: bool | None = None
     fp8: bool = False
     fp8_e4m3: bool = False

@@ -102,7 +102,12 @@ class Chunks:
     @property
     def buffers(self) -> float:
         """How many tensors of a chunk's rows there are; a teacher's logits are half of one."""
-        return min(len(self.terms), 3) + 0.5
+        return min(len(self.terms), 3) + 0.5 * self.has_teacher
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether any term has one."""
+        return any(term.head is not None for term in self.terms)
 
     def run(self) -> Tensor:
         """Takes all losses and gradients; returns the values ``[terms, n]``."""
@@ -221,8 +226,8 @@ class KernelChunks(Chunks):
 
     @property
     def buffers(self) -> float:
-        """Student, teacher, and the sum of several terms."""
-        return 1 + min(len(self.terms), 2)
+        """Student, the sum of several terms, teacher."""
+        return min(len(self.terms), 2) + self.has_teacher
 
     def of_terms(self, rows: slice, values: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of all terms, added up by the kernels."""

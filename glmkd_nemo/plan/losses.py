@@ -144,9 +144,9 @@ def fused_head(parts: Sequence[tuple[str, float]], student: GLMConfig, tokens: T
     chunks = [0]
     for kind, share in parts:
         rows = math.ceil(tokens.count * share)
-        chunk = min(rows, (student.fused_head_rows or rows_on_gpu(rows)) // 2)
-        own = _FUSED_PER_LOGIT.get(kind) or PEAK_PER_LOGIT[kind][0]
-        chunks.append(chunk * columns * own)
+        held, own = student.fused_head_rows or rows_on_gpu(rows), _FUSED_PER_LOGIT.get(kind)
+        chunk = min(rows, int(held / (own / FP32 if own else 1.5)))
+        chunks.append(chunk * columns * (own or PEAK_PER_LOGIT[kind][0]))
     gradient = columns * student.word_embedding_size * (FP32 + tokens.element % FP32)
     return max(chunks) + len({share for _, share in parts}) * gradient
 

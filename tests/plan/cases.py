@@ -20,6 +20,7 @@ from glmkd_nemo.distill.divergences import SoftLoss
 from glmkd_nemo.distill.fused_kl import HeadTerm, Workspace, head_losses
 from glmkd_nemo.distill.row_loss import HardLabels
 from glmkd_nemo.distill.taps import record
+from glmkd_nemo.distill.workspace import rows_on_gpu
 from glmkd_nemo.engine import schedule
 from glmkd_nemo.engine.blank_filling import token_mean
 from glmkd_nemo.engine.optimizer import build_optimizer
@@ -203,7 +204,7 @@ def fused_head(kind: str) -> tuple[int, int]:
         teacher = (hidden.detach(), head.detach(), None)
     term = HeadTerm(loss, torch.ones(n), *teacher)
     with Live() as live:
-        head_losses(hidden, head, [term], Workspace())[0].backward()
+        head_losses(hidden, head, [term], Workspace(rows_on_gpu(n)))[0].backward()
     return live.peak, planned([(kind, 1.0)], config, Tokens(1, n, 4))
 
 
