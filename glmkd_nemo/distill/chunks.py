@@ -91,6 +91,27 @@ def pieces(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + max(size, 1), total))
 
 
+def moved(rows: slice, by: int) -> slice:
+    """The slice that starts and stops ``by`` later."""
+    return slice(rows.start + by, rows.stop + by)
+
+
+def even_size(n: int, most: int, step: int) -> int:
+    """Length of pieces of ``n`` rows.
+
+    Args:
+        n: rows; 0 gives 1.
+        most: rows that a piece may have.
+        step: what the length should be a multiple of, where ``most`` is large enough.
+
+    Returns:
+        The smallest length with which there are no more pieces than necessary.
+    """
+    step = step if most >= step else 1
+    count = max(1, -(-n // (most // step * step)))
+    return -(-n // (count * step)) * step if n else 1
+
+
 def blocks(matrices: int, rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
     """Cuts ``[matrices, rows, columns]`` into blocks of about ``size`` elements: several whole
     matrices, or rows of one."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from glmkd_nemo.distill import fused_triton
+from glmkd_nemo.distill.chunks import even_size, moved, pieces
 from glmkd_nemo.distill.losses import at_least_fp32
 from glmkd_nemo.distill.parallel import tp_size
 from glmkd_nemo.distill.row_loss import KernelRows, RowLoss
-from glmkd_nemo.distill.slices import even_size, pieces, within
 from glmkd_nemo.distill.workspace import VECTOR, Workspace
 
 _BLOCK_BYTES = 2**20  # of a chunk that a CPU's caches hold while its loss is taken
@@ -113,7 +113,7 @@ class Chunks:
         """Takes all losses and gradients; returns the values ``[terms, n]``."""
         n = len(self.hidden)
         values = self.hidden.new_empty(len(self.terms), n, dtype=self.dtype)
-        for rows in pieces(slice(0, n), self.chunk):
+        for rows in pieces(n, self.chunk):
             self.pass_on(rows, *self.of_terms(rows, values))
         return values
 
@@ -140,11 +140,12 @@ class Chunks:
         """Writes the gradient over ``s``; returns its factor ``[c, 1]``, the weight taken in."""
         term, weight = self.terms[k], self.terms[k].weight[rows].to(self.dtype).unsqueeze(-1)
         factor = torch.empty_like(weight)
-        for part in pieces(rows, self.part):
-            t = self.teacher_logits(term, part, term.loss.scale)
-            for there in pieces(part, self.block):
-                here = within(rows, there)
-                theirs = None if t is None else t[within(part, there)]
+        for part in pieces(len(s), self.part):
+            t = self.teacher_logits(term, moved(part, rows.start), term.loss.scale)
+            for block in pieces(part.stop - part.start, self.block):
+                here = moved(block, part.start)
+                there = moved(here, rows.start)
+                theirs = None if t is None else t[block]
                 value, own = term.loss.gradient_(s[here], theirs, term.labels_of(there))
                 values[k, there] = value
                 factor[here] = 1.0 if own is None else own

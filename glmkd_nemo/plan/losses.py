@@ -145,7 +145,7 @@ def fused_head(parts: Sequence[tuple[str, float]], student: GLMConfig, tokens: T
     for kind, share in parts:
         rows = math.ceil(tokens.count * share)
         held, own = student.fused_head_rows or rows_on_gpu(rows), _FUSED_PER_LOGIT.get(kind)
-        chunk = min(rows, int(held / (own / FP32 if own else 1.5)))
+        chunk = min(rows, int(held / (own / FP32 if own else 1.5)))  # see Chunks.buffers
         chunks.append(chunk * columns * (own or PEAK_PER_LOGIT[kind][0]))
     gradient = columns * student.word_embedding_size * (FP32 + tokens.element % FP32)
     return max(chunks) + len({share for _, share in parts}) * gradient
